@@ -1,0 +1,18 @@
+"""Errors of the contract.
+
+ContractError
+├── PictureError    bytes, a file or an array that is no usable picture
+└── MetadataError   a metadata document that is broken or of another format version
+"""
+
+
+class ContractError(ValueError):
+    """Something does not fit the contract between rooms."""
+
+
+class PictureError(ContractError):
+    """A picture could not be decoded or has a shape, type or size that cannot be prepared."""
+
+
+class MetadataError(ContractError):
+    """A metadata document is not valid JSON, misses fields, or has an unknown format version."""
