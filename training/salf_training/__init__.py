@@ -1,0 +1,1 @@
+"""Training room: data, encoders, backbones, similarity, bottleneck, head; writes checkpoints."""
