@@ -1,0 +1,83 @@
+"""The command line and environment that run Triton."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from salf_serving.ports import LOOPBACK
+from salf_serving.runtime import Runtime
+
+#: The name is shared with backends/onnxruntime/model.py, which runs inside Triton and imports nothing of ours.
+THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What one server is started with.
+
+    Attributes:
+        repository: folder of models; no character in its path that a shell reads (see aliases.py).
+        grpc_port: loopback port of the gRPC interface.
+        metrics_port: loopback port of Prometheus metrics; None switches them off.
+        threads: threads of one inference, over what the models say; None leaves it to them.
+        stop_timeout_s: how long running requests may take to finish when the server stops.
+        server_id: what the server calls itself; tells it from another one that took the same port.
+    """
+
+    repository: Path
+    grpc_port: int
+    metrics_port: int | None
+    threads: int | None
+    stop_timeout_s: int
+    server_id: str
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """Start of the names of everything the server puts into /dev/shm."""
+        return f"{self.server_id}_"
+
+
+def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
+    """Triton's command line: gRPC and metrics on the loopback only, no HTTP, no start with a broken model."""
+    command = [
+        str(runtime.tritonserver),
+        f"--id={settings.server_id}",
+        f"--model-repository={settings.repository}",
+        f"--backend-directory={runtime.backends}",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={settings.stop_timeout_s}",
+        "--allow-http=false",
+        f"--grpc-address={LOOPBACK}",
+        f"--grpc-port={settings.grpc_port}",
+    ]
+    # A backend in Python is known to Triton under its own name, not as "python".
+    command += [
+        f"--backend-config={backend},shm-region-prefix-name={settings.shared_memory_prefix}"
+        for backend in sorted(path.name for path in runtime.backends.iterdir() if path.is_dir())
+    ]
+    if settings.metrics_port is None:
+        command.append("--allow-metrics=false")
+    else:
+        command += [f"--metrics-address={LOOPBACK}", f"--metrics-port={settings.metrics_port}"]
+    return command
+
+
+def triton_environment(
+    runtime: Runtime, settings: ServerSettings, inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Triton's environment: the runtime's packages, and nothing of what steers the user's Python."""
+    given = os.environ if inherited is None else inherited
+    environment = {key: value for key, value in given.items() if not key.startswith("PYTHON")}
+    environment.pop(THREADS_VARIABLE, None)
+    environment |= {
+        "LD_LIBRARY_PATH": f"{runtime.libraries}:{runtime.libpython.parent}",
+        "PATH": f"{runtime.bin}:{given.get('PATH', os.defpath)}",
+        "PYTHONNOUSERSITE": "1",
+    }
+    if settings.threads is not None:
+        environment[THREADS_VARIABLE] = str(settings.threads)
+    return environment

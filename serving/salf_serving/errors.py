@@ -1,0 +1,58 @@
+"""Errors of the serving room; each message is one sentence with the thing, what was expected and the remedy.
+
+ServingError
+├── PlatformError          this machine or this Python cannot run Triton without a container
+├── RuntimeMissingError    the server's own environment is missing, incomplete or of other versions
+├── InstallError           the environment could not be built
+├── RepositoryError        the path is no model repository, or a model in it has no version
+├── PortTakenError         something else listens on the port
+├── ServerDiedError        Triton stopped while it served
+└── StartError             Triton was started and does not serve
+    ├── ModelLoadError     a model was refused; Triton's reason is in the message
+    ├── ProbeError         a model loaded and gave a wrong answer
+    └── StartupTimeoutError
+"""
+
+
+class ServingError(RuntimeError):
+    """Something keeps the models from being served."""
+
+
+class PlatformError(ServingError):
+    """The machine or the Python interpreter does not meet a condition of Triton's."""
+
+
+class RuntimeMissingError(ServingError):
+    """The server's own environment is not there, or not as this version of salf needs it."""
+
+
+class InstallError(ServingError):
+    """The server's own environment could not be built."""
+
+
+class RepositoryError(ServingError):
+    """A model repository does not exist, is empty, or holds a model without a version."""
+
+
+class PortTakenError(ServingError):
+    """A port that Triton should listen on is in use."""
+
+
+class StartError(ServingError):
+    """Triton was started, but stopped again or does not serve."""
+
+
+class ModelLoadError(StartError):
+    """Triton refused a model."""
+
+
+class ProbeError(StartError):
+    """A model answered its own probe wrongly, or not at all."""
+
+
+class StartupTimeoutError(StartError):
+    """Triton was not ready in time."""
+
+
+class ServerDiedError(ServingError):
+    """Triton stopped although nobody asked it to."""

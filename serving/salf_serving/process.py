@@ -1,0 +1,83 @@
+"""Starting and stopping Triton's processes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from salf_serving import guard
+from salf_serving.errors import ServingError
+
+#: What the guard needs beyond Triton's own time to stop: killing, and removing shared memory.
+_GUARD_MARGIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class TritonProcess:
+    """A running tritonserver and the guard in front of it; see guard.py."""
+
+    pid: int
+    guard: "subprocess.Popen[str]"
+
+    def ended(self) -> bool:
+        """Whether Triton has stopped and everything of it is cleaned up."""
+        return self.guard.poll() is not None
+
+    def stop(self, timeout_s: float) -> int:
+        """Ask Triton to stop, wait until nothing of it is left, and return its exit status (0: a clean end)."""
+        if self.guard.stdin is not None:
+            self.guard.stdin.close()
+        try:
+            return self.guard.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.guard.kill()
+            return self.guard.wait()
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    log_file: Path,
+    shared_memory_prefix: str,
+    stop_timeout_s: float,
+) -> Iterator[TritonProcess]:
+    """Run Triton; when the block ends, however it ends, no process and no shared memory of it is left.
+
+    Should this process die without ending the block, the guard sees that and cleans up.
+
+    Args:
+        command: Triton's command line.
+        environment: Triton's whole environment.
+        log_file: gets Triton's output, from its beginning.
+        shared_memory_prefix: what names in /dev/shm start with.
+        stop_timeout_s: after this long without stopping, Triton is killed.
+
+    Raises:
+        ServingError: the log cannot be written, or nothing can be started.
+    """
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, str(stop_timeout_s), shared_memory_prefix,
+                 str(os.getpid()), *command],
+                env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd="/",  # Triton's Python stub imports from its working directory first
+                start_new_session=True,  # Ctrl-C reaches us alone; we pass it on
+            )  # fmt: skip
+    except OSError as error:
+        raise ServingError(f"Triton cannot be started with its log in {log_file}: {error}") from error
+    assert process.stdout is not None
+    triton = None
+    try:
+        with process.stdout as output:
+            line = output.readline()
+        triton = TritonProcess(pid=int(line) if line else process.pid, guard=process)
+        yield triton
+    finally:
+        (triton or TritonProcess(process.pid, process)).stop(stop_timeout_s + _GUARD_MARGIN_S)

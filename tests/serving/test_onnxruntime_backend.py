@@ -1,0 +1,231 @@
+"""The backend's own logic, outside Triton; test_requests.py runs it inside."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import salf_serving
+from salf_serving.command import THREADS_VARIABLE
+
+SOURCE = Path(salf_serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+
+class Response:
+    def __init__(self, output_tensors, error=None):
+        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
+        self.error = error
+
+
+class TritonModelException(Exception):  # noqa: N818 - Triton's name
+    pass
+
+
+@pytest.fixture(scope="module")
+def backend():
+    fake = ModuleType("triton_python_backend_utils")
+    fake.warnings = []
+    fake.Tensor, fake.InferenceResponse, fake.TritonError = Tensor, Response, str
+    fake.TritonModelException = TritonModelException
+    fake.Logger = SimpleNamespace(log_warn=fake.warnings.append)
+    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "triton_python_backend_utils", fake)
+        spec = importlib.util.spec_from_file_location("salf_onnxruntime_backend", SOURCE)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        # The real one has numpy 1.26; here only the logic is looked at.
+        patch.setattr(module.np, "__version__", "1.26.4")
+        yield module
+
+
+def parameters(**values):
+    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
+
+
+def test_defaults_are_the_native_backends(backend):
+    assert backend.parse_settings({}) == backend.Settings()
+
+
+def test_the_native_names_are_read_and_ours_are_left_alone(backend):
+    config = parameters(
+        intra_op_thread_count="2", inter_op_thread_count="3", execution_mode="1", enable_mem_arena="0",
+        enable_mem_pattern="false", salf_metadata_v1="{}", salf_anything="x",
+    )  # fmt: skip
+    config["parameters"]["session.use_device_allocator_for_initializers"] = {"string_value": "1"}
+    config["parameters"]["memory.enable_memory_arena_shrinkage"] = {"string_value": "cpu:0"}
+    config["optimization"] = {"graph": {"level": 1}}
+    assert backend.parse_settings(config) == backend.Settings(
+        intra_op_thread_count=2,
+        inter_op_thread_count=3,
+        parallel=True,
+        optimization_level=1,
+        enable_mem_arena=False,
+        enable_mem_pattern=False,
+        session_entries={"session.use_device_allocator_for_initializers": "1"},
+        run_entries={"memory.enable_memory_arena_shrinkage": "cpu:0"},
+    )
+
+
+def test_the_operators_threads_win(backend):
+    assert backend.parse_settings(parameters(intra_op_thread_count="2"), threads=1).intra_op_thread_count == 1
+
+
+def test_gpu_settings_are_named_as_without_effect(backend):
+    config = parameters(gpu_mem_limit="1000")
+    config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [{"name": "tensorrt"}]}}
+    assert backend.parse_settings(config).ignored == ("gpu_mem_limit", "gpu_execution_accelerator")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (parameters(intra_op_threads="2"), "unknown parameter 'intra_op_threads'.*reads .*intra_op_thread_count"),
+        (parameters(intra_op_thread_count="two"), "must be a number of threads .* but is 'two'"),
+        (parameters(intra_op_thread_count="-1"), "must be a number of threads .* but is '-1'"),
+        (parameters(enable_mem_arena="maybe"), "'enable_mem_arena' must be 0 or 1, but is 'maybe'"),
+        (parameters(execution_mode="2"), "'execution_mode' must be 0 or 1"),
+        ({"optimization": {"graph": {"level": 3}}}, "level must be -1, 0, 1 or 2, but is 3"),
+        (
+            {"optimization": {"execution_accelerators": {"cpu_execution_accelerator": [{"name": "openvino"}]}}},
+            "openvino is not available",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(backend, config, words):
+    with pytest.raises(ValueError, match=words):
+        backend.parse_settings(config)
+
+
+@pytest.mark.parametrize("data_type", ["TYPE_STRING", "TYPE_BF16"])
+def test_types_that_numpy_or_the_wire_cannot_carry_are_refused(backend, data_type):
+    with pytest.raises(ValueError, match=f"has type {data_type}; .* serves BOOL"):
+        backend.parse_ports([{"name": "x", "data_type": data_type, "dims": ["1"]}])
+
+
+def test_the_thread_variable_has_one_name(backend):
+    assert backend.THREADS_VARIABLE == THREADS_VARIABLE
+
+
+@pytest.fixture
+def load(backend, tiny, tmp_path, monkeypatch):
+    """Load the tiny model; `change` edits its configuration first."""
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    tiny.write(tmp_path)
+
+    def run(change=lambda _config: None):
+        def port(name, data_type, *dims):
+            return {"name": name, "data_type": data_type, "dims": [str(dim) for dim in dims]}
+
+        config = {
+            "max_batch_size": 8,
+            "input": [port("image", "TYPE_UINT8", 6, 4, 3), port("target", "TYPE_INT32", 1)],
+            "output": [port("logits", "TYPE_FP32", -1), port("bias", "TYPE_FP32", 1)],
+        }
+        change(config)
+        model = backend.TritonPythonModel()
+        model.initialize({
+            "model_config": json.dumps(config), "model_repository": str(tmp_path / "tiny"), "model_version": "1",
+            "model_name": "tiny",
+        })  # fmt: skip
+        return model
+
+    return run
+
+
+def request(images, targets, outputs=("logits", "bias")):
+    given = {"image": images, "target": targets}
+    inputs = {name: Tensor(name, array) for name, array in given.items() if array is not None}
+    return SimpleNamespace(inputs=inputs, requested_output_names=lambda: list(outputs))
+
+
+def test_requests_of_one_batch_run_once_and_are_split_again(load, tiny):
+    model, runs = load(), []
+    session, model.session = model.session, SimpleNamespace()
+    model.session.run = lambda *args: runs.append(args[0]) or session.run(*args)
+    asked = [(rows, tiny.images(rows, seed=rows), np.full((rows, 1), rows, np.int32)) for rows in (1, 3, 2)]
+    responses = model.execute([request(images, targets) for _, images, targets in asked])
+    assert runs == [["logits", "bias"]]
+    for response, (_, images, targets) in zip(responses, asked, strict=True):
+        expected = tiny.answers(images, targets)
+        for name in ("logits", "bias"):
+            np.testing.assert_allclose(response.outputs[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
+def test_only_wanted_outputs_are_computed_and_given(load, tiny):
+    model, runs = load(), []
+    session, model.session = model.session, SimpleNamespace()
+    model.session.run = lambda *args: runs.append(args[0]) or session.run(*args)
+    targets = np.zeros((1, 1), np.int32)
+    first, second = model.execute([request(tiny.images(1), targets, ("bias",)), request(tiny.images(1), targets, ())])
+    assert runs == [["bias"]]
+    assert list(first.outputs) == ["bias"]
+    assert second.outputs == {}
+
+
+def test_bad_requests_get_errors_of_their_own(load, tiny):
+    model = load()
+    good, target = tiny.images(1), np.zeros((1, 1), np.int32)
+    responses = model.execute([
+        request(good, target),
+        request(good.astype(np.float32), target),
+        request(good[:, :5], target),
+        request(good[0], target),
+        request(None, target),
+        request(tiny.images(2), target),
+        request(good[:0], target[:0]),
+        request(good, target + 99),
+        request(good, target),
+    ])  # fmt: skip
+    errors = [response.error for response in responses]
+    assert errors[0] is None
+    assert errors[-1] is None
+    assert "input 'image' must be uint8 ['batch', 6, 4, 3], but is float32 [1, 6, 4, 3]" in errors[1]
+    assert "but is uint8 [1, 5, 4, 3]" in errors[2]
+    assert "but is uint8 [6, 4, 3]" in errors[3]
+    assert "input 'image' is missing" in errors[4]
+    assert "one batch size, but have image 2, target 1" in errors[5]
+    assert "but is uint8 [0, 6, 4, 3]" in errors[6]
+    assert "Gather" in errors[7]
+    assert all(error.startswith("tiny version 1: ") for error in errors[1:8])
+    assert responses[0].outputs["bias"].tolist() == responses[-1].outputs["bias"].tolist() == [[0.0]]
+
+
+def rename(section, index, **values):
+    return lambda config: config[section][index].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename("input", 0, name="picture"), "input 'picture' of config.pbtxt is not in the graph, which has image"),
+        (rename("output", 0, name="scores"), "output 'scores' of config.pbtxt is not in the graph"),
+        (rename("input", 1, data_type="TYPE_INT64"), r"input 'target' is tensor\(int64\) .* but tensor\(int32\)"),
+        (rename("input", 0, dims=["4", "6", "3"]), r"input 'image' is \[4, 6, 3\] in config.pbtxt but \[6, 4, 3\]"),
+        (rename("output", 1, dims=["1", "1"]), r"output 'bias' is \[1, 1\] in config.pbtxt but \[1\]"),
+        (lambda config: config["input"].pop(), "input 'target' of the graph is missing in config.pbtxt"),
+        (lambda config: config.update(default_model_filename="other.onnx"), r"other\.onnx does not exist"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(load, change, words):
+    with pytest.raises(TritonModelException, match=f"tiny version 1: .*{words}"):
+        load(change)
+
+
+def test_numpy_2_is_refused(load, backend, monkeypatch):
+    monkeypatch.setattr(backend.np, "__version__", "2.0.0")
+    with pytest.raises(TritonModelException, match="numpy must be < 2"):
+        load()
