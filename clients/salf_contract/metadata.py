@@ -118,9 +118,20 @@ def metadata_in_parameters(parameters: Mapping[str, str]) -> dict[int, Metadata]
 
     Returns:
         version -> document; empty for a model that salf did not export.
+
+    Raises:
+        MetadataError: no version's document can be read. One of a later format does not hide the others.
     """
-    return {
-        int(key.removeprefix(_PARAMETER_PREFIX)): parse_metadata(value)
-        for key, value in parameters.items()
-        if key.startswith(_PARAMETER_PREFIX) and key.removeprefix(_PARAMETER_PREFIX).isdigit()
-    }
+    documents: dict[int, Metadata] = {}
+    unreadable: MetadataError | None = None
+    for key, value in parameters.items():
+        number = key.removeprefix(_PARAMETER_PREFIX)
+        if not (key.startswith(_PARAMETER_PREFIX) and number.isdigit()):
+            continue
+        try:
+            documents[int(number)] = parse_metadata(value)
+        except MetadataError as error:
+            unreadable = error
+    if unreadable is not None and not documents:
+        raise unreadable
+    return documents

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from salf_contract.errors import PictureError
 
+_ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 #: Modes whose samples are wider than 8 bits; Pillow clips them on convert("RGB"), so they are scaled first.
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
@@ -66,7 +67,7 @@ def decode_picture(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"the picture has too many pixels: {error}; make it smaller first") from error
     # Pillow's decoders raise many kinds for broken files; all of them mean the same to the caller.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise PictureError(f"the picture is broken or truncated: {error}") from error
     return image
 
@@ -79,13 +80,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.width == 0 or image.height == 0:
         raise PictureError(f"the picture has no pixels (size {image.width} x {image.height})")
-    upright = ImageOps.exif_transpose(image)
+    # exif_transpose copies even where there is nothing to turn, and large photographs are worth not copying.
+    upright = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     if upright.mode == "RGB":
         return upright
     if upright.mode in _SIXTEEN_BIT_MODES:
         samples = np.asarray(upright).astype(np.float64) / 257.0
         return Image.fromarray(samples.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+    if upright.mode == "La":
+        upright = upright.convert("LA")  # Pillow knows no direct way
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(paper, layer).convert("RGB")
@@ -129,7 +133,7 @@ def prepare(image: Image.Image, preparation: Preparation) -> Prepared:
         rgb = to_rgb(image)
     except PictureError:
         raise
-    except Exception as error:  # noqa: BLE001 - a lazily loaded file fails here, in any of Pillow's ways
+    except Exception as error:  # a lazily loaded file fails here, in any of Pillow's ways
         raise PictureError(f"the picture is broken or truncated: {error}") from error
     # The largest box of the model's aspect ratio that fits, shrunk by the crop fraction, in the centre.
     scale = min(rgb.width / preparation.width, rgb.height / preparation.height) * preparation.crop_fraction

@@ -25,8 +25,14 @@ def place_map(
     left, top, right, bottom = crop_box
     rows, columns = concept_map.shape
     # Source pixel centre -> position in the map's own pixel grid, which Pillow's affine transform samples.
-    affine = (columns / (right - left), 0.0, -left * columns / (right - left),
-              0.0, rows / (bottom - top), -top * rows / (bottom - top))  # fmt: skip
+    affine = (
+        columns / (right - left),
+        0.0,
+        -left * columns / (right - left),
+        0.0,
+        rows / (bottom - top),
+        -top * rows / (bottom - top),
+    )
     # Edge cells are repeated once on each side: beyond the outermost cell centres there is nothing to blend with.
     padded = Image.fromarray(np.pad(concept_map.astype(np.float32), 1, mode="edge"))
     shifted = (affine[0], 0.0, affine[2] + 1, 0.0, affine[4], affine[5] + 1)

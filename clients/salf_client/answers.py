@@ -1,0 +1,162 @@
+"""From an answer's tensors to an explanation: every check of what a server sent stands here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from salf_client.errors import ContractMismatchError
+from salf_client.explanation import ConceptEvidence, Explanation
+from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, Metadata, Prepared, contract_id_from_words
+
+ANSWER_TENSORS = tuple(spec.name for spec in EXPLAIN_OUTPUTS)
+_NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32}
+# Coverage is a ratio of two float32 sums.
+_COVERAGE_SLACK = 1e-3
+
+
+def answered_contract_id(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Which metadata document an answer belongs to, 32 hex digits.
+
+    Args:
+        tensors: the answer; `contract_id` is INT32 [1,4].
+
+    Raises:
+        ContractMismatchError: the tensor has another shape.
+    """
+    words = tensors["contract_id"]
+    if words.shape != (1, 4):
+        raise ContractMismatchError(f"the answer's contract_id has shape {words.shape}, expected (1, 4)")
+    return contract_id_from_words(words[0])
+
+
+def read_answer(
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Metadata,
+    *,
+    model: str,
+    asked_target: int | None,
+    top: int,
+    prepared: Prepared,
+    picture: Image.Image,
+    latency_ms: float,
+) -> Explanation:
+    """Make an explanation of an answer.
+
+    Args:
+        tensors: name -> array [1, ...] of `ANSWER_TENSORS`.
+        metadata: the document whose contract id the answer carries.
+        model: name the answer came from.
+        asked_target: index of the class that was asked for; None for the predicted one.
+        top: how many concepts to show, 1..metadata.top; the others go to the rest.
+        prepared: the picture that was sent.
+        picture: the source, for drawing.
+        latency_ms: what the call took.
+
+    Raises:
+        ContractMismatchError: a shape, type or value does not fit the metadata.
+    """
+    answer = _checked(tensors, metadata)
+    logits = answer["logits"]
+    label = int(logits.argmax())
+    target = int(answer["target_class"][0])
+    if not 0 <= target < len(metadata.classes) or (asked_target is not None and target != asked_target):
+        asked = "the predicted class" if asked_target is None else f"class {asked_target}"
+        raise ContractMismatchError(
+            f"model '{model}' explained class {target}, but was asked for {asked} of {len(metadata.classes)}; "
+            f"export the model again"
+        )
+    indices = answer["top_concepts"]
+    used = int((indices != NO_CONCEPT).sum())
+    if (indices[:used] == NO_CONCEPT).any() or indices.max(initial=0) >= len(metadata.concepts) or indices.min() < -1:
+        raise ContractMismatchError(
+            f"model '{model}' answered with concepts {indices.tolist()}, but it has {len(metadata.concepts)}, "
+            f"and unused slots come last; export the model again"
+        )
+    shown = min(top, used)
+    contributions = answer["top_contributions"].astype(np.float64)
+    probabilities = _softmax(logits)
+    return Explanation(
+        label=metadata.classes[label],
+        label_index=label,
+        predicted_probability=float(probabilities[label]),
+        target=metadata.classes[target],
+        target_index=target,
+        probability=float(probabilities[target]),
+        concepts=tuple(
+            ConceptEvidence(
+                name=metadata.concepts[int(indices[slot])],
+                index=int(indices[slot]),
+                contribution=float(contributions[slot]),
+                score=float(answer["top_scores"][slot]),
+                map=_read_only(answer["top_maps"][slot]),
+            )
+            for slot in range(shown)
+        ),
+        rest_contribution=float(answer["rest_contribution"][0]) + float(contributions[shown:used].sum()),
+        bias=float(answer["bias"][0]),
+        coverage=_coverage_of_shown(float(answer["coverage"][0]), contributions[:used], shown=shown),
+        logits=_read_only(logits),
+        model=model,
+        version=metadata.version,
+        contract_id=metadata.contract_id,
+        source_size=prepared.source_size,
+        crop_box=prepared.crop_box,
+        latency_ms=latency_ms,
+        picture=picture,
+    )
+
+
+def _checked(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> dict[str, NDArray[Any]]:
+    """The answer without its batch axis, every shape, type and value checked."""
+    height, width = metadata.map_size
+    sizes: dict[str, tuple[int, ...]] = {
+        "logits": (len(metadata.classes),),
+        "top_concepts": (metadata.top,),
+        "top_contributions": (metadata.top,),
+        "top_scores": (metadata.top,),
+        "top_maps": (metadata.top, height, width),
+        "contract_id": (4,),
+    }
+    for spec in EXPLAIN_OUTPUTS:
+        array, expected = tensors[spec.name], (1, *sizes.get(spec.name, (1,)))
+        if array.shape != expected or array.dtype != _NUMPY_TYPES[spec.datatype]:
+            raise ContractMismatchError(
+                f"the answer's {spec.name} is {array.dtype} {list(array.shape)}, but the model's metadata says "
+                f"{spec.datatype} {list(expected)}; export the model again"
+            )
+        if spec.datatype == "FP32" and not np.isfinite(array).all():
+            raise ContractMismatchError(
+                f"the answer's {spec.name} holds NaN or infinity; check the model with its exporter's verification"
+            )
+    return {name: array[0] for name, array in tensors.items()}
+
+
+def _coverage_of_shown(coverage: float, contributions: NDArray[np.float64], *, shown: int) -> float:
+    """Coverage of the first slots, given that of all slots.
+
+    Args:
+        coverage: sum |contributions| / sum |all contributions|, as answered.
+        contributions: [used slots], in logit units.
+        shown: how many of them are kept.
+    """
+    if not -_COVERAGE_SLACK <= coverage <= 1 + _COVERAGE_SLACK:
+        raise ContractMismatchError(f"the answer's coverage is {coverage:.6g}, expected 0..1; export the model again")
+    in_slots = float(np.abs(contributions).sum())
+    if shown == len(contributions) or in_slots == 0:
+        return min(max(coverage, 0.0), 1.0)
+    return min(max(coverage * float(np.abs(contributions[:shown]).sum()) / in_slots, 0.0), 1.0)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return np.asarray(powers / powers.sum(), dtype=np.float64)
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    # A copy lets go of the whole answer's buffer, and no caller can reach it.
+    own = np.array(array)
+    own.setflags(write=False)
+    return own

@@ -1,0 +1,88 @@
+"""The seam to the network: what the client asks of a server, and nothing about how it travels.
+
+Anything with these methods can stand in for a server, for instance in tests. A transport raises the errors of
+`salf_client.errors` and no others; arrays keep their batch axis of 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One version of one model in the server's repository index."""
+
+    model: str
+    version: int | None
+    ready: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model's configuration says, as far as clients need it."""
+
+    name: str
+    backend: str
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    """What the server says about itself."""
+
+    name: str
+    version: str
+
+
+class Transport(Protocol):
+    """One server, reachable by some means."""
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for messages."""
+        ...
+
+    def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], *, timeout_s: float
+    ) -> dict[str, NDArray[Any]]:
+        """Run one inference.
+
+        Args:
+            model: name of the model; its newest served version answers.
+            inputs: tensor name -> array [1, ...].
+            outputs: names of the tensors wanted; the server sends no others.
+            timeout_s: seconds until DeadlineExceededError.
+
+        Returns:
+            tensor name -> array [1, ...], one for each of `outputs`.
+        """
+        ...
+
+    def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
+        """The configuration of a model."""
+        ...
+
+    def repository_index(self, *, timeout_s: float) -> tuple[IndexEntry, ...]:
+        """Every model version that the server knows, ready or not."""
+        ...
+
+    def server_metadata(self, *, timeout_s: float) -> ServerMetadata:
+        """Name and version of the server."""
+        ...
+
+    def is_ready(self, model: str | None, *, timeout_s: float) -> bool:
+        """Whether the server, and the model if one is named, answer inferences.
+
+        Raises:
+            ServerUnavailableError: nothing answers.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the connection; a second call does nothing."""
+        ...
