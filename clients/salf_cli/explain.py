@@ -1,0 +1,119 @@
+"""`salf explain` and `salf models`: ask a server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console
+
+if TYPE_CHECKING:
+    from salf_client import Client
+
+Url = Annotated[str, typer.Option("--url", help="host:port of the server's gRPC endpoint.", envvar="SALF_URL")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")]
+
+
+@one_line_failures(command="explain")
+def explain(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    url: Url = "localhost:8001",
+    model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    top: Annotated[int | None, typer.Option(help="How many concepts to show; 5 by default.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class to explain; the predicted one by default.")] = None,
+    timeout: Timeout = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Also draw each explanation as a PNG in this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Predict the class of pictures and say why.
+
+    Goes on after a picture that cannot be read, and then ends with status 1.
+
+    Example: salf explain boat.jpg farm.jpg --top 8 --out explained/
+    """
+    from salf_client import Client, InvalidPictureError
+
+    if out is not None:
+        _check_plotting()
+        out.mkdir(parents=True, exist_ok=True)
+    results: list[dict[str, Any]] = []
+    taken: set[Path] = set()
+    failures = 0
+    with Client(url, model=model, timeout_s=timeout) as client:
+        for picture in pictures:
+            try:
+                results.append(_explained(client, picture, top=top, target=target, out=out, taken=taken, quiet=json))
+            except InvalidPictureError as error:
+                report(str(error))
+                results.append({"picture": str(picture), "error": str(error)})
+                failures += 1
+    if json:
+        print_json(results)
+    if failures:
+        if len(pictures) > 1:
+            report(f"{failures} of {len(pictures)} pictures could not be explained")
+        raise typer.Exit(FAILED)
+
+
+@one_line_failures(command="models")
+def models(url: Url = "localhost:8001", timeout: Timeout = 30.0, json: Json = False) -> None:
+    """List the models of a server.
+
+    Example: salf models --url localhost:8001 --json
+    """
+    from dataclasses import asdict
+
+    from salf_client import Client
+
+    with Client(url, timeout_s=timeout) as client:
+        served = client.models()
+    if json:
+        print_json([asdict(model) for model in served])
+        return
+    from salf_cli.tables import models_table
+
+    if served:
+        Console().print(models_table(served))
+    else:
+        stderr_console().print(f"{url} serves no model that salf exported; add one with `salf export`")
+
+
+def _explained(
+    client: "Client",
+    picture: Path,
+    *,
+    top: int | None,
+    target: str | None,
+    out: Path | None,
+    taken: set[Path],
+    quiet: bool,
+) -> dict[str, Any]:
+    explanation = client.explain(picture, top=top, target=target)
+    png = None
+    if out is not None:
+        png = _png_for(picture, out, taken=taken)
+        explanation.plot(image=picture, path=png)
+    if not quiet:
+        from salf_cli.tables import explanation_table
+
+        console = Console()
+        console.print(explanation_table(explanation, title=str(picture)))
+        console.print(f"drawn in {png}\n" if png else "", soft_wrap=True, highlight=False, markup=False)
+    return {"picture": str(picture), **explanation.to_dict(), **({"png": str(png)} if png else {})}
+
+
+def _png_for(picture: Path, folder: Path, *, taken: set[Path]) -> Path:
+    """A name for a picture's drawing; pictures of one name from several folders do not overwrite each other."""
+    numbers = ("", *(f"-{number}" for number in range(2, len(taken) + 3)))
+    png = next(path for path in (folder / f"{picture.stem}{number}.png" for number in numbers) if path not in taken)
+    taken.add(png)
+    return png
+
+
+def _check_plotting() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise UsageFailure("salf explain --out needs the extra 'plot': pip install 'salf[plot]'")

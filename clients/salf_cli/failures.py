@@ -1,0 +1,87 @@
+"""Failures as one line on stderr and an exit status: 1 for what went wrong, 2 for wrong use, 130 for Ctrl-C."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+
+class UsageFailure(Exception):  # noqa: N818 - it is the user's call that is wrong, not the program
+    """The command was called in a way that cannot work; the message says how to call it."""
+
+
+def stderr_console() -> Console:
+    """A console for everything that is not a command's answer."""
+    return Console(stderr=True)
+
+
+def report(message: str) -> None:
+    """Print one red line on stderr."""
+    stderr_console().print(Text(" ".join(message.split()), style="red"), soft_wrap=True)
+
+
+def one_line_failures(*, command: str, extra: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a command report its failures in one line instead of a trace.
+
+    Args:
+        command: its name, for messages.
+        extra: of the distribution, that brings what the command needs.
+    """
+
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with _reported(command, extra):
+                return function(*args, **kwargs)
+
+        return run
+
+    return wrap
+
+
+@contextmanager
+def _reported(command: str, extra: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except UsageFailure as error:
+        report(str(error))
+        raise typer.Exit(WRONG_USE) from error
+    except ImportError as error:
+        if extra is not None and not _is_of_salf(error) and not (error.name or "").startswith("salf_"):
+            missing = error.name or str(error)
+            report(f"salf {command} needs the extra '{extra}' ({missing} is missing): pip install 'salf[{extra}]'")
+        elif _is_of_salf(error):
+            report(str(error))
+        else:
+            raise
+        raise typer.Exit(WRONG_USE) from error
+    except Exception as error:
+        # A room's own errors say what to do; an OSError names the file. Anything else is a bug and shows its trace.
+        if not _is_of_salf(error) and not isinstance(error, OSError):
+            raise
+        report(str(error))
+        raise typer.Exit(FAILED) from error
+
+
+def _is_of_salf(error: BaseException) -> bool:
+    """Whether a room defines the error's class; asking this way loads no room."""
+    return any(kind.__module__.partition(".")[0].startswith("salf_") for kind in type(error).__mro__)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout, and nothing else."""
+    typer.echo(json.dumps(value, indent=1))

@@ -1,0 +1,44 @@
+"""Where the `salf` command starts."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from salf_cli.explain import explain, models
+from salf_cli.export import export
+from salf_cli.serve import serve
+from salf_cli.train import train
+
+app = typer.Typer(
+    name="salf",
+    help="Vision models that say what they saw and show where.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command(no_args_is_help=True)(explain)
+app.command()(models)
+app.command()(serve)
+app.command(no_args_is_help=True)(export)
+app.command(no_args_is_help=True)(train)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"salf {version('salf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Vision models that say what they saw and show where."""
+
+
+def main() -> None:
+    """Run the command; exits the process."""
+    app()

@@ -1,0 +1,76 @@
+"""`salf serve`: the server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from salf_cli.failures import UsageFailure, one_line_failures, stderr_console
+
+if TYPE_CHECKING:
+    from salf_serving import RunningServer
+
+
+@one_line_failures(command="serve", extra="serve")
+def serve(
+    repository: Annotated[
+        Path | None, typer.Argument(help="Model repository: a folder of models in Triton's layout.", show_default=False)
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Make the server's own environment first; alone, only that.")
+    ] = False,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", "--port", min=1, max=65535, help="Loopback port for gRPC.")
+    ] = 8001,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Loopback port for Prometheus metrics; none by default.")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Triton's log; in your state folder by default.")] = None,
+    startup_timeout: Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")] = 60.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of one inference; the models say by default.")
+    ] = None,
+) -> None:
+    """Serve models with Triton, until Ctrl-C.
+
+    Example: salf serve --install model_repository
+    """
+    if repository is None and not install:
+        raise UsageFailure("salf serve needs a model repository, such as: salf serve model_repository")
+    if install:
+        _install()
+    if repository is not None:
+        from salf_serving import serve as serve_repository
+
+        status = serve_repository(
+            repository,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            log_file=log_file,
+            startup_timeout_s=startup_timeout,
+            threads=threads,
+            on_ready=_say_ready,
+        )
+        raise typer.Exit(status)
+
+
+def _install() -> None:
+    from rich.markup import escape
+
+    from salf_serving import install_runtime
+
+    console = stderr_console()
+    with console.status("the server's own environment ...") as status:
+        runtime = install_runtime(report=lambda line: status.update(escape(line.strip()[:100])))
+    console.print(f"the server's own environment is at {runtime.root}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _say_ready(server: "RunningServer") -> None:
+    console = stderr_console()
+    models = ", ".join(f"{model.name} version {model.version}" for model in server.models)
+    lines = [f"Triton {server.version} is ready at {server.grpc_address} (gRPC): {models}"]
+    if server.metrics_address is not None:
+        lines.append(f"metrics: http://{server.metrics_address}/metrics")
+    lines += [f"log: {server.log_file}", "stop it with Ctrl-C"]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

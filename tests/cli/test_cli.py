@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from salf_cli.main import app
+
+COMMANDS = ("explain", "models", "serve", "export", "train")
+NOBODY = "127.0.0.1:9"
+
+
+@pytest.fixture
+def salf():
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def one_line(result):
+    assert result.stderr.strip(), result.output
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_shows_an_example(salf, command):
+    result = salf(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: salf {command}" in " ".join(result.stdout.split())
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom salf_cli.main import main\nsys.argv = ['salf', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'matplotlib', 'numpy', 'PIL', 'grpc', 'onnx', 'pydantic', 'yaml'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("heavy: []")
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_the_version_is_printed(salf):
+    from importlib.metadata import version
+
+    assert salf("--version").stdout.strip() == f"salf {version('salf')}"
+
+
+@pytest.mark.parametrize("command", [("explain", "PICTURE"), ("models",)])
+def test_a_server_that_is_down_is_one_line_on_stderr(salf, picture, command):
+    arguments = [picture if argument == "PICTURE" else argument for argument in command]
+    result = salf(*arguments, "--url", NOBODY, "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"no server answers at {NOBODY}" in one_line(result)
+    assert "salf serve" in result.stderr
+
+
+def test_wrong_use_ends_with_status_2(salf, picture):
+    for arguments in (("serve",), ("explain", picture, "--top", "many"), ("export", "runs"), ("nonsense",)):
+        assert salf(*arguments).exit_code == 2
+    assert "salf serve model_repository" in one_line(salf("serve"))
+
+
+@pytest.mark.parametrize(
+    ("command", "extra", "missing"),
+    [
+        (("train", "--config", "x.yaml", "--out", "runs/x"), "train", "salf_training.pipeline"),
+        (("export", "runs/x", "--repository", "r", "--name", "n"), "export", "salf_export"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(salf, monkeypatch, command, extra, missing):
+    class Blocked:
+        """As if the room's library were not installed: importing the room fails on it."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == missing:
+                raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    for name in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+    result = salf(*command)
+    assert result.exit_code == 2
+    line = one_line(result)
+    assert f"salf {command[0]} needs the extra '{extra}'" in line
+    assert f"pip install 'salf[{extra}]'" in line
+
+
+def test_plots_without_matplotlib_are_refused_before_anything_is_asked(salf, picture, monkeypatch, tmp_path):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = salf("explain", picture, "--url", NOBODY, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "pip install 'salf[plot]'" in one_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_ends_with_status_130(salf, monkeypatch):
+    import salf_client
+
+    def interrupted(_self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(salf_client.Client, "models", interrupted)
+    result = salf("models")
+    assert result.exit_code == 130
+    assert result.stderr == ""
+
+
+def test_a_repository_that_is_none_is_one_line(salf, tmp_path):
+    result = salf("serve", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere" in one_line(result)
+
+
+def test_a_checkpoint_that_is_none_is_one_line(salf, tmp_path):
+    pytest.importorskip("torch")
+    result = salf("export", tmp_path / "nowhere", "--repository", tmp_path / "repository", "--name", "x")
+    assert result.exit_code == 1
+    assert "nowhere" in one_line(result)
+
+
+def test_settings_that_are_not_there_are_one_line(salf, tmp_path):
+    result = salf("train", "--out", tmp_path / "run", "--config", tmp_path / "nowhere.yaml")
+    assert result.exit_code == 1
+    assert "nowhere.yaml" in one_line(result)
+
+
+class TestWithTheRealServer:
+    def test_explain_prints_the_class_and_the_evidence(self, salf, triton_server, picture):
+        result = salf("explain", picture, "--url", triton_server.grpc_address)
+        assert result.exit_code == 0, result.output
+        assert "other concepts" in result.stdout
+        assert "= logit of" in result.stdout
+
+    def test_json_is_pure_and_goes_on_after_a_bad_picture(self, salf, triton_server, picture, tmp_path):
+        bad = tmp_path / "bad.jpg"
+        bad.write_text("no picture")
+        result = salf("explain", picture, bad, picture, "--url", triton_server.grpc_address, "--json")
+        assert result.exit_code == 1
+        answers = json.loads(result.stdout)
+        assert ["error" in answer for answer in answers] == [False, True, False]
+        assert [Path(answer["picture"]).name for answer in answers] == ["picture.png", "bad.jpg", "picture.png"]
+        assert "bad.jpg" in result.stderr
+        assert "1 of 3" in result.stderr
+
+    def test_pngs_of_one_name_do_not_overwrite_each_other(self, salf, triton_server, picture, tmp_path):
+        out = tmp_path / "drawn"
+        result = salf("explain", picture, picture, "--url", triton_server.grpc_address, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert sorted(path.name for path in out.iterdir()) == ["picture-2.png", "picture.png"]
+
+    def test_models_are_listed(self, salf, triton_server):
+        listed = json.loads(salf("models", "--url", triton_server.grpc_address, "--json").stdout)
+        assert listed
+        table = salf("models", "--url", triton_server.grpc_address).stdout
+        assert all(model["name"] in table for model in listed)
+
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [(("--top", "100000"), "1 to"), (("--target", "zebra"), "no class 'zebra'"), (("--model", "zebra"), "zebra")],
+    )
+    def test_what_the_model_does_not_have_is_one_line(self, salf, triton_server, picture, option, words):
+        result = salf("explain", picture, "--url", triton_server.grpc_address, *option)
+        assert result.exit_code == 1
+        assert words in one_line(result)
