@@ -1,0 +1,38 @@
+"""Errors of the export room.
+
+ExportError
+├── MissingExtraError     onnx, onnxruntime or torch is not installed
+├── OptionError           a name, version, top, batch size or picture that cannot be used
+├── SourceError           the checkpoint is missing, broken, or holds numbers that cannot be folded
+├── GraphError            the network could not be turned into a standard ONNX graph
+├── FidelityError         the graph's answers differ from the model's; nothing was published
+└── RepositoryError       the model repository cannot take the model; it is as it was before
+"""
+
+
+class ExportError(Exception):
+    """An export cannot go on; the message says what was expected and what to do."""
+
+
+class MissingExtraError(ExportError, ImportError):
+    """A package of the `export` extra is not installed."""
+
+
+class OptionError(ExportError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+class SourceError(ExportError):
+    """The checkpoint cannot be read, or its numbers cannot be folded."""
+
+
+class GraphError(ExportError):
+    """The network could not be turned into a standard ONNX graph."""
+
+
+class FidelityError(ExportError):
+    """An exported graph answers differently from the PyTorch model."""
+
+
+class RepositoryError(ExportError):
+    """The model repository cannot take the model."""

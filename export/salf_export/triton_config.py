@@ -1,0 +1,130 @@
+"""config.pbtxt: what Triton needs to know about a model, in protobuf's text format.
+
+The same file works with NVIDIA's native ONNX Runtime backend and with salf's Python-based one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from salf_contract import Metadata, TensorSpec, metadata_parameter
+from salf_export.errors import OptionError
+
+CONFIG_FILE = "config.pbtxt"
+GRAPH_FILE = "model.onnx"
+ROLE_PARAMETER = "salf_role"
+Role = Literal["explain", "all_maps", "all_scores"]
+_KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """How Triton runs a model.
+
+    Attributes:
+        max_batch_size: pictures in one execution, at least 1.
+        max_queue_delay_microseconds: how long a lone request waits for company. Short: while an execution runs,
+            requests gather by themselves, so waiting longer only adds latency when the server is idle.
+        device: "cpu", "gpu" (fails to load without one) or "auto" (Triton takes a GPU if it has one).
+        instances: copies of the model; on the CPU one copy with all threads is fastest.
+        threads: of one operator on the CPU; None: the runtime's own choice, all cores.
+    """
+
+    max_batch_size: int = 8
+    max_queue_delay_microseconds: int = 100
+    device: Literal["cpu", "gpu", "auto"] = "cpu"
+    instances: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in _KINDS:
+            raise OptionError(f"device is {self.device!r}, expected one of {', '.join(_KINDS)}")
+        for name, value, least in (
+            ("max_batch_size", self.max_batch_size, 1),
+            ("max_queue_delay_microseconds", self.max_queue_delay_microseconds, 0),
+            ("instances", self.instances, 1),
+            ("threads", 1 if self.threads is None else self.threads, 1),
+        ):
+            if value < least:
+                raise OptionError(f"{name} is {value}, expected at least {least}")
+
+    @property
+    def preferred_batch_sizes(self) -> tuple[int, ...]:
+        """Half a batch and a whole one: on reaching either, waiting ends early, since more company gains little."""
+        return tuple(sorted({max(1, self.max_batch_size // 2), self.max_batch_size}))
+
+
+def config_text(
+    *,
+    model_name: str,
+    role: Role,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    documents: Mapping[int, Metadata],
+    settings: ServingSettings,
+) -> str:
+    """Write a model's config.pbtxt.
+
+    Args:
+        model_name: the model's folder.
+        role: which of the three models this is.
+        inputs: the contract's specs; "H", "W", "h", "w" are filled in, -1 stays (it changes with the version).
+        outputs: likewise.
+        documents: version -> metadata, of every version in the folder; all agree in H, W, h, w.
+        settings: how to run it.
+    """
+    newest = documents[max(documents)]
+    sizes = {
+        "H": newest.preparation.height,
+        "W": newest.preparation.width,
+        "h": newest.map_size[0],
+        "w": newest.map_size[1],
+    }
+    parameters: dict[str, str] = {ROLE_PARAMETER: role}
+    if settings.threads is not None:
+        parameters["intra_op_thread_count"] = str(settings.threads)
+    for version, document in sorted(documents.items()):
+        parameters[metadata_parameter(version)] = _one_line(document)
+    lines = [
+        "# Written by `salf export`; the next export rewrites it.",
+        f"name: {quoted(model_name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {settings.max_batch_size}",
+        *(_tensor("input", spec, sizes) for spec in inputs),
+        *(_tensor("output", spec, sizes) for spec in outputs),
+        "version_policy { latest { num_versions: 1 } }",
+        f"instance_group [ {{ kind: {_KINDS[settings.device]} count: {settings.instances} }} ]",
+        "dynamic_batching {",
+        f"  preferred_batch_size: [ {', '.join(map(str, settings.preferred_batch_sizes))} ]",
+        f"  max_queue_delay_microseconds: {settings.max_queue_delay_microseconds}",
+        "}",
+        *(
+            f"parameters {{ key: {quoted(key)} value {{ string_value: {quoted(value)} }} }}"
+            for key, value in parameters.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A protobuf text-format string literal; everything outside printable ASCII as octal bytes."""
+    out = []
+    for byte in text.encode():
+        character = chr(byte)
+        if character in '"\\':
+            out.append("\\" + character)
+        elif 0x20 <= byte < 0x7F:
+            out.append(character)
+        else:
+            out.append(f"\\{byte:03o}")
+    return '"' + "".join(out) + '"'
+
+
+def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
+    dims = ", ".join(str(sizes[dim] if isinstance(dim, str) else dim) for dim in spec.dims)
+    return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{spec.datatype} dims: [ {dims} ] }} ]"
+
+
+def _one_line(document: Metadata) -> str:
+    return json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,94 @@
+"""The benchmarks' own arithmetic, and the one that is quick enough to run whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_ratios_are_taken_within_rounds():
+    from benchmarks.interleaved import Timings
+
+    # The machine slows down tenfold half way; the ratio does not notice.
+    base = [1.0] * 5 + [10.0] * 5
+    value, (low, high) = Timings({"a": tuple(1.5 * t for t in base), "b": tuple(base)}).ratio("a", "b")
+    assert (value, low, high) == (1.5, 1.5, 1.5)
+
+
+def test_every_contender_runs_once_a_round_and_warm_up_is_not_counted():
+    from benchmarks.interleaved import time_interleaved
+
+    calls: list[str] = []
+    timings = time_interleaved({n: lambda n=n: calls.append(n) for n in "abc"}, rounds=4, warm_up=2)
+    assert all(sorted(calls[start : start + 3]) == ["a", "b", "c"] for start in range(0, 18, 3))
+    assert {len(values) for values in timings.seconds.values()} == {4}
+
+
+def test_a_wrong_or_empty_answer_is_not_timed():
+    from benchmarks.explain_cost import check_answers
+    from benchmarks.report import CannotMeasureError
+
+    class Session:
+        def __init__(self, **outputs):
+            self.outputs = outputs
+
+        def get_inputs(self):
+            return []
+
+        def get_outputs(self):
+            return [type("Output", (), {"name": name}) for name in self.outputs]
+
+        def run(self, _names, _feed):
+            return list(self.outputs.values())
+
+    logits = np.array([[1.0, 3.0]], np.float32)
+    good = {
+        "logits": logits,
+        "target_class": np.array([[1]]),
+        "bias": np.array([[0.5]], np.float32),
+        "top_contributions": np.array([[2.0, 0.4]], np.float32),
+        "rest_contribution": np.array([[0.1]], np.float32),
+        "coverage": np.array([[0.96]], np.float32),
+        "top_concepts": np.array([[4, 7]]),
+        "top_maps": np.ones((1, 2, 1, 1), np.float32),
+    }
+    plain = Session(logits=logits)
+
+    def check(**changed):
+        check_answers(
+            {"logits": plain, "all_maps": plain, "explain": Session(**good | changed), "dense_head": Session(**good)},
+            np.zeros((1, 2, 2, 3), np.uint8),
+        )
+
+    check()
+    for changed in (
+        {"logits": logits + 1},
+        {"bias": good["bias"] + 1},
+        {"top_concepts": np.array([[4, -1]])},
+        {"top_maps": np.zeros((1, 2, 1, 1), np.float32)},
+    ):
+        with pytest.raises(CannotMeasureError):
+            check(**changed)
+
+
+def test_answer_size_writes_one_json_object(tmp_path):
+    file = tmp_path / "size.json"
+    subprocess.run([sys.executable, "-m", "benchmarks", "answer_size", "--json", str(file)], check=True, cwd=ROOT)
+    result = json.loads(file.read_text())
+    assert {"name", "machine", "versions", "runs", "figures", "spread"} <= set(result)
+    assert {"cores", "cpu", "features", "memory_gib"} == set(result["machine"])
+    # 4 KB of logits and 3 KB of maps are in it: less would be an empty answer.
+    assert 7200 < result["figures"]["default_answer_bytes"] <= 10 * 1024
+    assert result["figures"]["all_maps_bytes"] > 4741 * 49 * 4
+    assert set(result["spread"]) == set(result["figures"])
+
+
+def test_an_unknown_benchmark_is_an_error(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "nope"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "explain_cost" in done.stderr
