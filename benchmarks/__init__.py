@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks NAME --json FILE`. Each checks its answers before it times them."""

@@ -1,0 +1,59 @@
+"""Time several things against each other in the same minutes, so that the machine's mood cancels out."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+_BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each contender, round by round.
+
+    Attributes:
+        seconds: contender -> one time per round; index r of all contenders is the same round.
+    """
+
+    seconds: Mapping[str, tuple[float, ...]]
+
+    def median_ms(self, name: str) -> float:
+        """Median time of a contender in milliseconds."""
+        return 1e3 * statistics.median(self.seconds[name])
+
+    def ratio(self, name: str, over: str) -> tuple[float, tuple[float, float]]:
+        """Median of the per-round ratios, and its spread.
+
+        Returns:
+            The median over all rounds, and (smallest, largest) median of five consecutive blocks of rounds.
+        """
+        pairs = zip(self.seconds[name], self.seconds[over], strict=True)
+        ratios = [mine / other for mine, other in pairs]
+        size = max(1, len(ratios) // _BLOCKS)
+        blocks = [statistics.median(ratios[start : start + size]) for start in range(0, size * _BLOCKS, size)
+                  if ratios[start : start + size]]  # fmt: skip
+        return statistics.median(ratios), (min(blocks), max(blocks))
+
+
+def time_interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int) -> Timings:
+    """Call every contender once per round, in a shuffled order: nobody always runs on another's caches.
+
+    Args:
+        contenders: name -> what to time.
+        rounds: timed rounds.
+        warm_up: rounds before, not timed.
+    """
+    order = random.Random(0)
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warm_up + rounds):
+        order.shuffle(names)
+        for name in names:
+            start = time.perf_counter()
+            contenders[name]()
+            elapsed = time.perf_counter() - start
+            if number >= warm_up:
+                seconds[name].append(elapsed)
+    return Timings({name: tuple(values) for name, values in seconds.items()})
