@@ -1,0 +1,42 @@
+"""Progress bars for work that goes through several stages."""
+
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class StageBars:
+    """One bar for each stage, made when the stage first reports; with the time gone and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Move a stage's bar; the same stage over another number of things gets a bar of its own."""
+        if (stage, total) not in self._tasks:
+            self._tasks[stage, total] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage, total], completed=done)

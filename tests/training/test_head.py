@@ -1,0 +1,172 @@
+"""The sparse head: the optimum, the path, the wanted number of concepts."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sklearn.linear_model import LogisticRegression
+
+from salf_training.head import Head, HeadTraining, fit_head, fit_path, head_with_nec
+from salf_training.model import SalfModel
+
+CLASSES = 4
+TIGHT = {"tolerance": 1e-9, "max_iterations": 20_000}
+
+
+def problem(seed: int, *, count: int = 120, concepts: int = 8, skew: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores FP64 [N,M] that correlate, and labels INT64 [N] that depend on the first few; `skew` favours class 0."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.eye(concepts, dtype=torch.float64)
+    mix += 0.4 * torch.randn(concepts, concepts, generator=generator, dtype=torch.float64)
+    scores = torch.randn(count, concepts, generator=generator, dtype=torch.float64) @ mix
+    scores = (scores - scores.mean(dim=0)) / scores.std(dim=0)
+    truth = torch.randn(CLASSES, concepts, generator=generator, dtype=torch.float64)
+    truth[:, 4:] = 0
+    wanted = scores @ truth.T + torch.randn(count, CLASSES, generator=generator, dtype=torch.float64)
+    wanted[:, 0] += skew
+    labels = wanted.argmax(dim=1)
+    labels[:CLASSES] = torch.arange(CLASSES)
+    return scores, labels
+
+
+def objective(head: Head, scores: torch.Tensor, labels: torch.Tensor, l1: float, l2: float) -> float:
+    loss = F.cross_entropy(scores @ head.weight.T + head.bias, labels)
+    return float(loss + l1 * head.weight.abs().sum() + l2 / 2 * head.weight.square().sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("lam", "alpha"), [(0.1, 0.99), (0.01, 0.99), (0.01, 0.5), (0.003, 1.0)])
+def test_the_objective_is_that_of_scikit_learns_saga(seed, lam, alpha):
+    scores, labels = problem(seed, skew=1.5 * seed)
+    l1, l2 = lam * alpha, lam * (1 - alpha)
+    # scikit-learn minimises C * (sum of losses) + penalty; ours is the mean loss + lambda * penalty.
+    saga = LogisticRegression(solver="saga", l1_ratio=alpha, C=1 / (lam * len(scores)), max_iter=20_000, tol=1e-7).fit(
+        scores.numpy(), labels.numpy()
+    )
+    theirs = Head(torch.from_numpy(saga.coef_), torch.from_numpy(saga.intercept_))
+    ours = fit_head(scores, labels, classes=CLASSES, l1=l1, l2=l2)
+    reached, reference = (objective(head, scores, labels, l1, l2) for head in (ours, theirs))
+    assert reached == pytest.approx(reference, rel=1e-3)
+    assert reached <= reference + 1e-6
+    assert reached < np.log(CLASSES), "a fit that stays at zero would be no fit"
+
+
+def test_a_ridge_problem_reaches_a_point_without_gradient():
+    scores, labels = problem(3)
+    head = fit_head(scores, labels, classes=CLASSES, l1=0.0, l2=0.05, **TIGHT)
+    error = torch.softmax(scores @ head.weight.T + head.bias, dim=1) - F.one_hot(labels, CLASSES)
+    assert (error.T @ scores / len(scores) + 0.05 * head.weight).abs().max() < 1e-6
+    assert error.mean(dim=0).abs().max() < 1e-6, "the bias must not be penalised"
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_at_the_largest_lambda_all_weights_are_zero_and_at_the_next_some_are_not(seed, skew):
+    scores, labels = problem(seed, skew=skew)
+    path = fit_path(scores, labels, classes=CLASSES, settings=HeadTraining(path_length=15))
+    assert not path[0].weight.any()
+    assert path[1].weight.any()
+    shares = F.one_hot(labels, CLASSES).double().mean(dim=0)
+    assert torch.softmax(path[0].bias, dim=0).numpy() == pytest.approx(shares.numpy(), abs=1e-4)
+
+
+def test_the_path_goes_from_sparse_to_dense():
+    scores, labels = problem(5, count=400, concepts=12)
+    path = fit_path(scores, labels, classes=CLASSES, settings=HeadTraining(path_length=12))
+    necs = [head.concepts_per_class for head in path]
+    # Single weights may leave on the way; the path as a whole must not turn back.
+    assert all(later >= earlier - 0.5 for earlier, later in pairwise(necs))
+    assert necs[0] == 0
+    assert necs[-1] > 9
+    sizes = [float(head.weight.abs().sum()) for head in path]
+    assert sizes == sorted(sizes)
+
+
+def test_progress_counts_every_head_of_the_path():
+    told = []
+    scores, labels = problem(0)
+    fit_path(
+        scores,
+        labels,
+        classes=CLASSES,
+        settings=HeadTraining(path_length=3),
+        on_progress=lambda *now: told.append(now),
+    )
+    assert told == [("head", 1, 3), ("head", 2, 3), ("head", 3, 3)]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8, 30])
+def test_no_class_has_more_concepts_than_asked_for(wanted):
+    scores, labels = problem(7, skew=1.0)
+    settings = HeadTraining(path_length=20)
+    path = fit_path(scores, labels, classes=CLASSES, settings=settings)
+    head = head_with_nec(path, wanted, scores=scores, labels=labels, settings=settings)
+    per_class = (head.weight != 0).sum(dim=1)
+    assert per_class.max() <= wanted
+    assert head.concepts_per_class == pytest.approx(float(per_class.double().mean()))
+    if wanted <= 5:
+        assert per_class.min() == wanted, "enough informative concepts are there"
+
+
+def test_a_refit_undoes_the_shrinkage_of_its_head():
+    scores, labels = problem(8)
+    settings = HeadTraining(path_length=20)
+    path = fit_path(scores, labels, classes=CLASSES, settings=settings)
+    refitted = head_with_nec(path, 2, scores=scores, labels=labels, settings=settings)
+    loss = objective(refitted, scores, labels, 0.0, settings.refit_penalty)
+    for head in path:
+        cut = Head(head.weight * (refitted.weight != 0), head.bias)
+        assert loss <= objective(cut, scores, labels, 0.0, settings.refit_penalty) + 1e-6
+
+
+def test_weights_outside_the_support_stay_zero_and_the_rest_is_optimal():
+    scores, labels = problem(9)
+    support = torch.rand(CLASSES, scores.shape[1], generator=torch.Generator().manual_seed(1)) < 0.4
+    support[2] = False
+    head = fit_head(scores, labels, classes=CLASSES, l1=0.0, l2=0.01, support=support, **TIGHT)
+    assert not head.weight[~support].any()
+    error = torch.softmax(scores @ head.weight.T + head.bias, dim=1) - F.one_hot(labels, CLASSES)
+    gradient = error.T @ scores / len(scores) + 0.01 * head.weight
+    assert gradient[support].abs().max() < 1e-6
+    assert gradient[~support].abs().max() > 1e-3, "the support must have kept something out"
+
+
+def test_constant_concepts_get_no_weight():
+    scores, labels = problem(10)
+    scores[:, 3] = 0.0
+    head = fit_head(scores, labels, classes=CLASSES, l1=0.0, l2=1e-3)
+    assert not head.weight[:, 3].any()
+    assert head.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("values", [{"curve": (0,)}, {"curve": (-1, 2)}, {"alpha": 0}, {"lambda_ratio": 1}, {"nec": 5}])
+def test_settings_that_make_no_sense_are_refused(values):
+    with pytest.raises(ValidationError):
+        HeadTraining(**values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    concepts=st.integers(1, 40),
+    classes=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    share=st.floats(0, 1),
+)
+def test_contributions_and_bias_sum_to_the_logit_of_every_class(seed, concepts, classes, scale, share):
+    generator = torch.Generator().manual_seed(seed)
+    model = SalfModel(torch.nn.Identity(), channels=3, concepts=concepts, classes=classes)
+    model.head_weight.copy_(torch.randn(classes, concepts, generator=generator) * scale)
+    model.head_weight.mul_(torch.rand(classes, concepts, generator=generator) < share)
+    model.head_bias.copy_(torch.randn(classes, generator=generator))
+    scores = torch.randn(2, concepts, generator=generator)
+    logits = model.logits(scores)
+    for target in range(classes):
+        parts = model.contributions(scores, torch.tensor([target, target]))
+        allowed = 1e-5 * parts.abs().sum(dim=1) + 1e-4
+        assert ((parts.sum(dim=1) + model.head_bias[target] - logits[:, target]).abs() <= allowed).all()
