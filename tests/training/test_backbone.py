@@ -100,11 +100,6 @@ def test_what_timm_cannot_build_is_a_weights_error(settings):
         Backbone(settings)
 
 
-def test_a_network_without_a_feature_map_is_refused():
-    with pytest.raises(WeightsError, match="expected a map"):
-        feature_shape(Backbone(BackboneSettings(name="test_vit")), height=160, width=160)
-
-
 class Malicious:
     """Runs a command when unpickled."""
 

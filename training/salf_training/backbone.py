@@ -1,19 +1,23 @@
-"""Backbones: any timm network, up to the features before pooling."""
+"""Backbones: timm and torchvision networks and people's own, up to the features before pooling."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from salf_training.errors import WeightsError
+from salf_training.errors import SettingsError, WeightsError
+from salf_training.factory import call_factory, import_factory, is_factory_name, takes
+from salf_training.feature_source import FeatureSource, call_network
+from salf_training.timm_features import timm_source, with_own_positions
+from salf_training.torchvision_features import PREFIX, torchvision_source
 from salf_training.weights import read_weights
 
 _FLATTENED = re.compile(r"^([^.]+)_(\d+)\.")
+_WRAPPED = "model."
 _Options = dict[str, int | float | bool | str | tuple[int, ...]]
 
 
@@ -22,9 +26,17 @@ class BackboneSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="timm model name, e.g. 'resnet50'")
-    options: _Options = Field(default_factory=dict, description="keyword arguments of timm.create_model")
-    stage: int | None = Field(default=None, description="index in timm's feature_info; None: after the last stage")
+    name: str = Field(
+        description="timm name, e.g. 'resnet50' or 'vit_base_patch16_224'; 'torchvision:resnet50'; or "
+        "'package.module:function', a factory of a network [B,3,H,W] -> [B,C,h,w]"
+    )
+    options: _Options = Field(default_factory=dict, description="keyword arguments of the network or the factory")
+    stage: int | None = Field(
+        default=None, description="timm: index in the network's feature_info; None: after the last stage"
+    )
+    node: str | None = Field(
+        default=None, description="torchvision: graph node whose output is the map, e.g. 'layer3'; None: what is pooled"
+    )
 
 
 class Backbone(nn.Module):
@@ -36,27 +48,22 @@ class Backbone(nn.Module):
     def __init__(self, settings: BackboneSettings, *, pretrained: bool = False) -> None:
         super().__init__()
         self.settings = settings
-        options: dict[str, Any] = dict(settings.options)
-        try:
-            if settings.stage is None:
-                self.network = timm.create_model(
-                    settings.name, pretrained=pretrained, num_classes=0, global_pool="", **options
-                )
-            else:
-                self.network = timm.create_model(
-                    settings.name, pretrained=pretrained, features_only=True, out_indices=(settings.stage,), **options
-                )
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, OSError) as error:
-            raise WeightsError(f"timm cannot build the backbone {settings.name!r}: {error}") from error
+        source = _source(settings, pretrained=pretrained)
+        self.network = source.network
+        self._read, self._channels = source.read, source.channels
 
     def forward(self, images: Tensor) -> Tensor:
         """FP32 [B,3,H,W] -> FP32 [B,C,h,w]."""
-        out = self.network(images)
-        features: Tensor = out if self.settings.stage is None else out[0]
+        features = self._read(self.network, images)
         if features.ndim != 4:
             raise WeightsError(
                 f"the backbone {self.settings.name!r} gives features of shape {tuple(features.shape)}, "
                 "expected a map [batch, channels, height, width]"
+            )
+        if self._channels and features.shape[1] != self._channels:
+            raise WeightsError(
+                f"the backbone {self.settings.name!r} gives features of shape {tuple(features.shape)}, expected "
+                f"{self._channels} channels, and those before height and width"
             )
         return features
 
@@ -66,15 +73,17 @@ def build_backbone(settings: BackboneSettings, *, pretrained: bool = False, weig
 
     Args:
         settings: which network.
-        pretrained: fetch timm's own weights from the hub.
-        weights: a local .safetensors or .pt/.pth file of the same timm model; classifier weights in it are ignored.
+        pretrained: fetch timm's or torchvision's own weights; a factory with a parameter `pretrained` is told.
+        weights: a local .safetensors or .pt/.pth file of the same network; classifier weights in it are ignored.
 
     Raises:
         WeightsError: unknown name, or weights that do not fit.
+        SettingsError: a factory that cannot be used, or settings that do not belong together.
     """
     backbone = Backbone(settings, pretrained=pretrained and weights is None)
     if weights is not None:
-        load_fitting(backbone.network, read_weights(weights), source=str(weights))
+        state = with_own_positions(backbone.network, read_weights(weights))
+        load_fitting(backbone.network, state, source=str(weights))
     return backbone
 
 
@@ -85,8 +94,7 @@ def load_fitting(network: nn.Module, state: Mapping[str, Tensor], *, source: str
         WeightsError: parameters of the network are missing or have other shapes.
     """
     own = network.state_dict()
-    # timm names the stages of a network whose inner features are wanted `stages_0`, not `stages.0`, for some networks.
-    source_of = {name: name if name in state else _FLATTENED.sub(r"\1.\2.", name) for name in own}
+    source_of = {name: _name_in(state, name) for name in own}
     # Old torch files do not count batches; only training would need it.
     missing = sorted(name for name in own if source_of[name] not in state and not name.endswith("num_batches_tracked"))
     found = {name: state[source] for name, source in source_of.items() if source in state}
@@ -101,11 +109,74 @@ def load_fitting(network: nn.Module, state: Mapping[str, Tensor], *, source: str
 
 
 def feature_shape(backbone: nn.Module, *, height: int, width: int) -> tuple[int, int, int]:
-    """(C, h, w) of the features for a picture of this size."""
-    device = next(backbone.parameters()).device
+    """(C, h, w) of the features for a picture of this size.
+
+    Raises:
+        WeightsError: the network takes no pictures of this size.
+    """
+    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     was_training = backbone.training
     backbone.eval()
-    with torch.inference_mode():
-        _, channels, rows, columns = backbone(torch.zeros(1, 3, height, width, device=device)).shape
-    backbone.train(was_training)
+    try:
+        with torch.inference_mode():
+            _, channels, rows, columns = backbone(torch.zeros(1, 3, height, width, device=device)).shape
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        name = backbone.settings.name if isinstance(backbone, Backbone) else type(backbone).__name__
+        raise WeightsError(
+            f"the backbone {name!r} takes no pictures of {height} x {width} pixels: {error}; choose another size, or a "
+            "network or options that take this one"
+        ) from error
+    finally:
+        backbone.train(was_training)
     return channels, rows, columns
+
+
+def _source(settings: BackboneSettings, *, pretrained: bool) -> FeatureSource:
+    """The network that a name stands for.
+
+    Raises:
+        WeightsError: no such network.
+        SettingsError: settings that do not belong together, or a factory that cannot be used.
+    """
+    name, options = settings.name, dict(settings.options)
+    from_torchvision = name.startswith(PREFIX)
+    if settings.stage is not None and (from_torchvision or is_factory_name(name)):
+        raise SettingsError(f"the backbone {name!r} has no numbered stages (those are timm's); leave `stage` out")
+    if settings.node is not None and not from_torchvision:
+        raise SettingsError(f"the backbone {name!r} has no named nodes (those are torchvision's); leave `node` out")
+    if is_factory_name(name) and not from_torchvision:
+        return _own_source(name, options, pretrained=pretrained)
+    try:
+        if from_torchvision:
+            return torchvision_source(name.removeprefix(PREFIX), options, node=settings.node, pretrained=pretrained)
+        return timm_source(name, options, stage=settings.stage, pretrained=pretrained)
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, OSError, KeyError) as error:
+        kind = "torchvision" if from_torchvision else "timm"
+        raise WeightsError(f"{kind} cannot build the backbone {name!r}: {error}") from error
+
+
+def _own_source(name: str, options: dict[str, Any], *, pretrained: bool) -> FeatureSource:
+    """The network that a user's factory gives."""
+    factory = import_factory(name, returns=nn.Module)
+    if takes(factory, "pretrained"):
+        options["pretrained"] = pretrained
+    elif pretrained:
+        raise SettingsError(
+            f"the factory {name!r} has no parameter `pretrained`, so it cannot be asked for trained weights; give them "
+            "as a local file"
+        )
+    network = call_factory(name, factory, options)
+    if not isinstance(network, nn.Module):
+        raise SettingsError(f"the factory {name!r} returned a {type(network).__name__}, expected a torch.nn.Module")
+    return FeatureSource(network, call_network)
+
+
+def _name_in(state: Mapping[str, Tensor], name: str) -> str:
+    """What a parameter is called in a file of the whole network.
+
+    timm wraps a network whose inner features are wanted as `model`, or names its stages `stages_0`, not `stages.0`.
+    """
+    if name in state:
+        return name
+    unwrapped = name.removeprefix(_WRAPPED)
+    return unwrapped if unwrapped in state else _FLATTENED.sub(r"\1.\2.", name)
