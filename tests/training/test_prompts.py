@@ -2,11 +2,22 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from salf_training.prompts import CircleSettings, circle_alphas, draw_circles, grid_centres
+from salf_training.prompts import (
+    BlurSettings,
+    CircleSettings,
+    CropSettings,
+    PromptSettings,
+    circle_alphas,
+    draw_circles,
+    grid_centres,
+    prompted,
+    source_size,
+)
 
 HEIGHT, WIDTH = 60, 100
+PROMPT = TypeAdapter(PromptSettings)
 
 
 def test_centres_go_row_by_row_with_height_first():
@@ -76,3 +87,79 @@ def test_the_defaults_are_those_of_the_published_code():
 def test_settings_that_make_no_sense_are_refused(values):
     with pytest.raises(ValidationError):
         CircleSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"rows": 3}, CircleSettings),
+        ({"kind": "circle", "radius": 0.2}, CircleSettings),
+        ({"kind": "crop", "side": 0.3}, CropSettings),
+        ({"kind": "blur", "sigma": 0.1}, BlurSettings),
+    ],
+)
+def test_prompts_are_told_apart_by_their_kind_and_are_circles_without_one(values, kind):
+    settings = PROMPT.validate_python(values)
+    assert type(settings) is kind
+    assert PROMPT.validate_json(settings.model_dump_json()) == settings
+    assert PROMPT.validate_python(settings) is settings
+
+
+@pytest.mark.parametrize("values", [{"kind": "square"}, {"kind": "crop", "radius": 0.2}, {"kind": "blur", "sigma": 0}])
+def test_prompts_of_no_kind_or_with_anothers_settings_are_refused(values):
+    with pytest.raises(ValidationError):
+        PROMPT.validate_python(values)
+
+
+def noise(count: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def test_prompted_circles_are_the_drawn_ones():
+    settings, pixels = CircleSettings(rows=2, columns=3), noise(2, HEIGHT, WIDTH)
+    size = {"height": HEIGHT, "width": WIDTH}
+    alphas = circle_alphas(grid_centres(settings, **size), settings, **size)
+    assert source_size(settings, **size) == (HEIGHT, WIDTH)
+    assert torch.equal(prompted(pixels, settings, **size), draw_circles(pixels[:, None], alphas[None]))
+
+
+def test_a_crop_shows_its_cells_neighbourhood_pixel_for_pixel():
+    settings = CropSettings(rows=2, columns=3, side=0.5)
+    height, width = source_size(settings, height=40, width=40)
+    assert (height, width) == (80, 80)
+    pixels = noise(2, height, width)
+    shown = prompted(pixels, settings, height=40, width=40)
+    assert shown.shape == (2, 6, 40, 40, 3)
+    # Centres are at y 20, 60 and x 13.3, 40, 66.7; windows of 40 pixels are moved inside the picture.
+    assert torch.equal(shown[1, 1], pixels[1, 0:40, 20:60]), "first row, middle column"
+    assert torch.equal(shown[0, 0], pixels[0, 0:40, 0:40])
+    assert torch.equal(shown[0, 5], pixels[0, 40:80, 40:80])
+    assert not torch.equal(shown[0, 0], shown[0, 1])
+
+
+def test_a_crop_of_a_picture_that_is_not_square_keeps_height_and_width_apart():
+    pixels = torch.zeros(1, 60, 120, 3, dtype=torch.uint8)
+    pixels[:, :20, 100:] = 200  # top right
+    shown = prompted(pixels, CropSettings(rows=3, columns=6, side=1 / 3), height=20, width=20)
+    bright = shown.float().mean(dim=(2, 3, 4))[0].reshape(3, 6)
+    assert bright[0, 5] == 200
+    assert bright.sum() == 200, "no other cell's window holds any of it"
+
+
+def test_a_blurred_prompt_is_sharp_inside_and_smooth_outside():
+    settings = BlurSettings(rows=1, columns=2, radius=0.2, sigma=0.1)
+    checks = (((torch.arange(60)[:, None] + torch.arange(100)) % 2) * 200).to(torch.uint8)
+    pixels = checks[None, ..., None].expand(2, -1, -1, 3).contiguous()
+    shown = prompted(pixels, settings, height=60, width=100)
+    assert shown.shape == (2, 2, 60, 100, 3)
+    assert torch.equal(shown[0, 0, 25:35, 20:30], pixels[0, 25:35, 20:30]), "the left disc, at (30, 25)"
+    outside = shown[0, 0, 10:50, 60:90].float()
+    assert outside.numpy() == pytest.approx(100, abs=2)
+    assert torch.equal(shown[0, 1, 25:35, 70:80], pixels[0, 25:35, 70:80]), "the right one"
+
+
+def test_blurring_leaves_a_plain_picture_and_keeps_the_mean_of_colours_apart():
+    pixels = torch.tensor([250, 100, 3], dtype=torch.uint8).expand(1, 50, 70, 3).contiguous()
+    shown = prompted(pixels, BlurSettings(rows=2, columns=2), height=50, width=70)
+    assert (shown == pixels[:, None]).all(), "border pixels are repeated, not mixed with black"
