@@ -31,7 +31,7 @@ FILES = (WEIGHTS_FILE, CLASSES_FILE, CONCEPTS_FILE, CARD_FILE)
 PIXELS = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def random_checkpoint(seed: int = 0) -> Checkpoint:
+def random_checkpoint(seed: int = 0, **kind) -> Checkpoint:
     torch.manual_seed(seed)
     settings = BackboneSettings(name="test_resnet")
     backbone = Backbone(settings)
@@ -39,7 +39,7 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
     channels = backbone.network.num_features
-    model = SalfModel(backbone, channels=channels, concepts=5, classes=3).eval()
+    model = SalfModel(backbone, channels=channels, concepts=5, classes=3, **kind).eval()
     for buffer in ("pixel_mean", "concept_weight", "concept_bias", "head_weight", "head_bias", "classifier_weight"):
         getattr(model, buffer).normal_()
     model.score_std.uniform_(0.5, 2)
@@ -51,6 +51,7 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
         feature_shape=(channels, 2, 3),
         grid=(7, 7),
         concepts_per_class=5.0,
+        **kind,
         evaluation=Evaluation(
             pictures=9,
             backbone_accuracy=0.9,
@@ -84,6 +85,33 @@ def test_what_is_loaded_answers_bit_for_bit_as_what_was_saved(tmp_path):
     assert card == source.card.model_copy(update={"weights_sha256": card.weights_sha256})
     assert not loaded.model.training
     assert card.weights_sha256 == file_sha256(tmp_path / "deeper" / "model" / WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("kind", [{"pooling": "softmax"}, {"map_size": (5, 4)}])
+def test_pooling_and_map_size_are_on_the_card_and_come_back(tmp_path, kind):
+    source = random_checkpoint(**kind)
+    card = save_checkpoint(tmp_path / "model", source)
+    loaded = load_checkpoint(tmp_path / "model")
+    assert (card.pooling, card.map_size) == (kind.get("pooling", "average"), kind.get("map_size"))
+    assert all(torch.equal(a, b) for a, b in zip(outputs(source), outputs(loaded), strict=True))
+    assert not torch.allclose(outputs(random_checkpoint())[2], outputs(loaded)[2]), "it makes a difference"
+
+
+@pytest.mark.parametrize("update", [{"pooling": "softmax"}, {"map_size": (5, 4)}])
+def test_a_card_that_does_not_say_what_the_model_does_is_not_saved(tmp_path, update):
+    source = random_checkpoint()
+    wrong = Checkpoint(source.model, source.card.model_copy(update=update), CLASSES, CONCEPTS)
+    with pytest.raises(CheckpointError, match=next(iter(update))):
+        save_checkpoint(tmp_path / "model", wrong)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_card_from_before_pooling_and_map_size_is_read(saved):
+    expected = outputs(load_checkpoint(saved))
+    card = json.loads((saved / CARD_FILE).read_text())
+    del card["pooling"], card["map_size"]
+    (saved / CARD_FILE).write_text(json.dumps(card))
+    assert all(torch.equal(a, b) for a, b in zip(expected, outputs(load_checkpoint(saved)), strict=True))
 
 
 def test_a_checkpoint_is_exactly_its_four_files_which_anybody_may_read(saved):
@@ -124,7 +152,8 @@ def change_card(folder, **values):
     [
         ({"unknown": 1}, "unknown"),
         ({"format_version": 2}, "format_version"),
-        ({"pooling": "softmax"}, "pooling"),
+        ({"pooling": "max"}, "pooling"),
+        ({"map_size": [0, 4]}, "map_size"),
         ({"grid": [7]}, "grid"),
         ({"preparation": {"height": 0, "width": 96}}, "preparation.height"),
     ],

@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from salf_contract import Preparation
 from salf_training.backbone import Backbone, BackboneSettings
-from salf_training.errors import CheckpointError, WeightsError
-from salf_training.model import SalfModel
+from salf_training.errors import CheckpointError, SettingsError, WeightsError
+from salf_training.model import FeaturesBackbone, Pooling, SalfModel
 from salf_training.weights import read_weights
 
 WEIGHTS_FILE = "weights.safetensors"
 CLASSES_FILE = "classes.txt"
 CONCEPTS_FILE = "concepts.txt"
 CARD_FILE = "card.json"
+#: Name, in a card, of the backbone that hands features through.
+FEATURES_BACKBONE = "features"
 
 
 class _Document(BaseModel):
@@ -71,9 +73,14 @@ class ModelCard(_Document):
     preparation: Preparation
     pixel_mean: tuple[float, float, float] = Field(description="of pixels in 0..1")
     pixel_std: tuple[float, float, float]
-    pooling: Literal["average"] = "average"
-    feature_shape: tuple[int, int, int] = Field(description="(C, h, w) at the input size")
-    grid: tuple[int, int] = Field(description="(H, W) of the visual prompts that the maps were trained with")
+    pooling: Pooling = "average"
+    feature_shape: tuple[int, int, int] = Field(description="(C, h, w) of the backbone's features at the input size")
+    map_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="(h, w) that features are resized to before the bottleneck; null: as they are"
+    )
+    grid: tuple[int, int] = Field(
+        description="(H, W) of the visual prompts that the maps were trained with; of the maps, where nobody knows"
+    )
     concepts_per_class: float = Field(ge=0, description="NEC of the head in this checkpoint")
     evaluation: Evaluation | None = None
     seeds: dict[str, int] = Field(default_factory=dict)
@@ -81,6 +88,11 @@ class ModelCard(_Document):
     encoder: dict[str, str] = Field(default_factory=dict, description="which encoder named the concepts")
     versions: dict[str, str] = Field(default_factory=dict, description="of the packages that trained it")
     weights_sha256: str = Field(default="", description="of weights.safetensors; filled in when saved")
+
+    @property
+    def starts_from_features(self) -> bool:
+        """Whether the model has no backbone and is asked about features, not pictures."""
+        return self.backbone.name == FEATURES_BACKBONE
 
 
 @dataclass(frozen=True)
@@ -100,9 +112,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> ModelCard:
         The card as written, with the hash of the weights.
 
     Raises:
-        CheckpointError: the folder holds something else, or the names do not fit the model.
+        CheckpointError: the folder holds something else, or the names or the card do not fit the model.
     """
     check_replaceable(folder)
+    _check_description(folder, checkpoint)
     _check_counts(folder, checkpoint.model.state_dict(), checkpoint.classes, checkpoint.concepts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -139,11 +152,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         state = read_weights(weights)
         _check_counts(folder, state, classes, concepts)
+        channels = card.feature_shape[0]
+        backbone: nn.Module = FeaturesBackbone(channels) if card.starts_from_features else Backbone(card.backbone)
         model = SalfModel(
-            Backbone(card.backbone), channels=card.feature_shape[0], concepts=len(concepts), classes=len(classes)
+            backbone,
+            channels=channels,
+            concepts=len(concepts),
+            classes=len(classes),
+            pooling=card.pooling,
+            map_size=card.map_size,
         )
         model.load_state_dict(state)
-    except (WeightsError, RuntimeError) as error:
+    except (WeightsError, SettingsError, RuntimeError) as error:
         raise CheckpointError(
             f"{weights} does not fit {CARD_FILE}, {len(concepts)} concepts and {len(classes)} classes: {error}"
         ) from error
@@ -212,6 +232,14 @@ def _read_names(folder: Path, file_name: str) -> tuple[str, ...]:
     if not names or not all(names) or len(set(names)) != len(names):
         raise CheckpointError(f"{folder / file_name} must hold one name a line, none empty and none twice")
     return names
+
+
+def _check_description(folder: Path, checkpoint: Checkpoint) -> None:
+    """What the weights do not tell must be on the card: a loaded model is built from it."""
+    for name in ("pooling", "map_size"):
+        says, has = getattr(checkpoint.card, name), getattr(checkpoint.model, name)
+        if says != has:
+            raise CheckpointError(f"the card for {folder} says {name} {says!r}, but the model has {has!r}")
 
 
 def _check_counts(
