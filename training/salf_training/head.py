@@ -1,19 +1,22 @@
 """The sparse head: multinomial logistic regression with an elastic-net penalty, from dense to sparse.
 
 Objective: mean cross-entropy + lambda * (alpha * |W|_1 + (1 - alpha) / 2 * |W|_2^2); the bias is free.
-Source: Wong et al., "Leveraging Sparse Linear Layers for Debuggable Deep Networks", ICML 2021. The solver here is FISTA
-with adaptive restart (Beck & Teboulle 2009; O'Donoghue & Candes 2015) on the full batch: with cached scores a step is
-two matrix products, and it reaches the optimum that their stochastic solver approaches.
+Source: Wong et al., "Leveraging Sparse Linear Layers for Debuggable Deep Networks", ICML 2021. The solver (see
+elastic_net) uses the full gradient and reaches the optimum that their stochastic solver approaches. Scores are a
+tensor, or an array that is read piece by piece: a memory-mapped FP16 [N,M] of ImageNet's size is never held.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
+from salf_training.elastic_net import Objective, Scores, ScoreTable, minimise
 from salf_training.progress import Progress, silent
+
+#: Pictures read at a time from an array of scores: 37 MB at 4,741 concepts.
+PIECE_ROWS = 2048
 
 
 class HeadTraining(BaseModel):
@@ -45,7 +48,7 @@ class Head:
 
 
 def fit_head(
-    scores: Tensor,
+    scores: Scores,
     labels: Tensor,
     *,
     classes: int,
@@ -55,11 +58,13 @@ def fit_head(
     support: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 2000,
+    piece_rows: int = PIECE_ROWS,
 ) -> Head:
     """Minimise the objective.
 
     Args:
-        scores: z, FP32 or FP64 [N,M].
+        scores: z [N,M]: a tensor FP32 or FP64, or an array FP16, FP32 or FP64 that is read in pieces of `piece_rows`
+            pictures and may be memory-mapped. Products run in its precision (FP16: FP32), weights are FP64.
         labels: INT64 [N].
         classes: K.
         l1: lambda * alpha.
@@ -68,39 +73,22 @@ def fit_head(
         support: BOOL [K,M]; weights outside stay zero.
         tolerance: largest change of any weight in one iteration at which the fit ends.
         max_iterations: the fit ends here at the latest.
+        piece_rows: pictures that are held at a time, if the scores are an array.
 
     Returns:
-        The fitted head, in the dtype of `scores`.
+        The fitted head, FP64, or FP32 for scores of less precision.
     """
-    count, concepts = scores.shape
-    wanted = F.one_hot(labels, classes).to(scores.dtype)
-    # The bias is one more column. The loss curves at most by lambda_max(X'X) / 2N (Boehning 1992).
-    design = torch.cat([scores, scores.new_ones(count, 1)], dim=1)
-    step = 1.0 / (0.5 * _largest_eigenvalue(design.T @ design / count) + l2)
-    shrink = torch.full((classes, concepts + 1), l1 * step, dtype=scores.dtype)
-    ridge = torch.full_like(shrink, l2)
-    shrink[:, -1] = ridge[:, -1] = 0.0
-    allowed = F.pad(support, (0, 1), value=True) if support is not None else None
-    current = torch.zeros_like(shrink) if start is None else torch.cat([start.weight, start.bias[:, None]], dim=1)
-    ahead, momentum = current, 1.0
-    for _ in range(max_iterations):
-        gradient = (torch.softmax(design @ ahead.T, dim=1) - wanted).T @ design / count + ridge * ahead
-        following = _soft(ahead - step * gradient, shrink)
-        if allowed is not None:
-            following = following * allowed
-        change = following - current
-        if ((ahead - following) * change).sum() > 0:  # the momentum points uphill
-            momentum = 1.0
-        next_momentum = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
-        ahead = following + (momentum - 1) / next_momentum * change
-        current, momentum = following, next_momentum
-        if float(change.abs().max()) < tolerance:
-            break
-    return Head(current[:, :-1].contiguous(), current[:, -1].contiguous())
+    table = ScoreTable(scores, labels, piece_rows=piece_rows)
+    begin = torch.zeros(classes, table.concepts + 1, dtype=torch.float64)
+    if start is not None:
+        begin[:, :-1], begin[:, -1] = start.weight, start.bias
+    objective = Objective(l1=l1, l2=l2, support=support)
+    found = minimise(table, begin, objective, tolerance=tolerance, max_iterations=max_iterations).to(table.dtype)
+    return Head(found[:, :-1].contiguous(), found[:, -1].contiguous())
 
 
 def fit_path(
-    scores: Tensor,
+    scores: Scores,
     labels: Tensor,
     *,
     classes: int,
@@ -110,20 +98,17 @@ def fit_path(
     """Heads from sparse to dense, each starting from the one before.
 
     Args:
-        scores: z, FP64 [N,M].
+        scores: z [N,M], as for `fit_head`.
         labels: INT64 [N].
         classes: K.
         settings: alpha, length and end of the path.
         on_progress: told after every head.
     """
-    count = len(scores)
-    wanted = F.one_hot(labels, classes).to(scores.dtype)
-    # Above this lambda every weight is zero: the gradient at W = 0 with the best bias.
-    at_zero = (wanted.mean(dim=0) - wanted).T @ scores / count
-    largest = float(at_zero.abs().max()) / settings.alpha * (1 + 1e-9)
     # A class without pictures would want a bias of minus infinity.
-    best_bias = wanted.mean(dim=0).clamp_min(0.5 / count).log()
-    empty = Head(torch.zeros(classes, scores.shape[1], dtype=scores.dtype), best_bias)
+    shares = torch.bincount(labels, minlength=classes).double() / len(labels)
+    best_bias = shares.clamp_min(0.5 / len(labels)).log()
+    largest = _largest_lambda(scores, labels, best_bias) / settings.alpha
+    empty = Head(torch.zeros(classes, scores.shape[1], dtype=torch.float64), best_bias)
     heads: list[Head] = []
     for index in range(settings.path_length):
         lam = largest * settings.lambda_ratio ** (index / (settings.path_length - 1))
@@ -143,8 +128,15 @@ def fit_path(
     return heads
 
 
+def _largest_lambda(scores: Scores, labels: Tensor, bias: Tensor) -> float:
+    """Above this L1 penalty every weight is zero: the largest gradient at W = 0 with the best bias."""
+    table = ScoreTable(scores, labels, piece_rows=PIECE_ROWS)
+    gradient = table.gradient_at_zero(bias)
+    return float(gradient.abs().max()) * (1 + 1e-9)
+
+
 def head_with_nec(
-    path: list[Head], concepts_per_class: int, *, scores: Tensor, labels: Tensor, settings: HeadTraining
+    path: list[Head], concepts_per_class: int, *, scores: Scores, labels: Tensor, settings: HeadTraining
 ) -> Head:
     """A head in which no class has more than the wanted number of concepts.
 
@@ -155,7 +147,7 @@ def head_with_nec(
     Args:
         path: heads from sparse to dense.
         concepts_per_class: most concepts of any class, 1 or more; the NEC is at most this.
-        scores: z, FP64 [N,M].
+        scores: z [N,M], as for `fit_head`.
         labels: INT64 [N].
         settings: penalty of the refit.
     """
@@ -175,11 +167,3 @@ def head_with_nec(
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
     )
-
-
-def _soft(values: Tensor, threshold: Tensor) -> Tensor:
-    return values.sign() * (values.abs() - threshold).clamp_min(0)
-
-
-def _largest_eigenvalue(gram: Tensor) -> float:
-    return float(torch.linalg.eigvalsh(gram)[-1])
