@@ -19,6 +19,8 @@ CONTRACT_ID_WORDS = 4
 #: Models that stand beside the explain model NAME, so that nobody pays for all maps without asking for them.
 ALL_MAPS_MODEL = "{name}_all_maps"
 ALL_SCORES_MODEL = "{name}_all_scores"
+#: For published cases and tests: starts from the backbone's features, and answers with everything.
+FROM_FEATURES_MODEL = "{name}_from_features"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ EXPLAIN_OUTPUTS = (
 )
 ALL_MAPS_OUTPUTS = (TensorSpec("all_maps", "FP32", (-1, "h", "w")), _CONTRACT_ID)  # [M,h,w] raw c(x)
 ALL_SCORES_OUTPUTS = (TensorSpec("all_scores", "FP32", (-1,)), _CONTRACT_ID)  # [M] z
+
+#: [C,h',w'] as the backbone gives them; a model may resize them to (h, w) itself.
+FEATURES_INPUT = TensorSpec("features", "FP32", (-1, -1, -1))
+FROM_FEATURES_INPUTS = (FEATURES_INPUT, _TARGET_INPUT)
+FROM_FEATURES_OUTPUTS = (*EXPLAIN_OUTPUTS, ALL_MAPS_OUTPUTS[0], ALL_SCORES_OUTPUTS[0])
 
 
 def sum_tolerance(contributions: NDArray[np.floating]) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoint -> three verified models in a Triton model repository."""
+"""Checkpoint -> verified models in a Triton model repository."""
 
 import hashlib
 import io
@@ -20,6 +20,10 @@ from salf_contract import (
     ALL_SCORES_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
+    FEATURES_INPUT,
+    FROM_FEATURES_INPUTS,
+    FROM_FEATURES_MODEL,
+    FROM_FEATURES_OUTPUTS,
     IMAGE_INPUT,
     METADATA_FILE,
     PREDICTED_CLASS,
@@ -29,8 +33,9 @@ from salf_contract import (
 )
 from salf_export.backbone_graph import backbone_graph
 from salf_export.errors import OptionError, RepositoryError, SourceError
-from salf_export.folding import fold, linear_head
-from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph
+from salf_export.folding import graph_head, linear_head
+from salf_export.graph_builder import identity_features
+from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
 from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
 from salf_export.runtime import Arrays, GraphSession
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
@@ -41,6 +46,7 @@ from salf_training.checkpoint import (
     CONCEPTS_FILE,
     WEIGHTS_FILE,
     Checkpoint,
+    ModelCard,
     file_sha256,
     load_checkpoint,
 )
@@ -49,10 +55,11 @@ from salf_training.errors import TrainingError
 PROBE_FILE = "probe.npz"
 DEFAULT_TOP = 16
 
-#: The three models, in the order in which they appear: whoever finds NAME finds the others too.
+#: The models, in the order in which they appear: whoever finds NAME finds the others too.
 _ROLES: dict[Role, tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
     "all_maps": (ALL_MAPS_MODEL, (IMAGE_INPUT,), ALL_MAPS_OUTPUTS),
     "all_scores": (ALL_SCORES_MODEL, (IMAGE_INPUT,), ALL_SCORES_OUTPUTS),
+    "from_features": (FROM_FEATURES_MODEL, FROM_FEATURES_INPUTS, FROM_FEATURES_OUTPUTS),
     "explain": ("{name}", EXPLAIN_INPUTS, EXPLAIN_OUTPUTS),
 }
 
@@ -63,7 +70,7 @@ class ExportReport:
 
     Attributes:
         repository: the model repository.
-        models: names of the three models; the first is the explain model.
+        models: names of the models; the first is the explain model, where there is one.
         version: the version written.
         top: slots of the explanation, after clipping to the number of concepts.
         contract_id: 32 hex digits that every answer carries.
@@ -90,8 +97,11 @@ def export_checkpoint(
     pictures: NDArray[np.uint8] | None = None,
     settings: ServingSettings | None = None,
     bound: float = BOUND,
+    from_features: bool = False,
 ) -> ExportReport:
     """Export a checkpoint as the models NAME, NAME_all_maps and NAME_all_scores, if they answer as it does.
+
+    A checkpoint without a backbone (`features` on its card) becomes the model NAME_from_features alone.
 
     Args:
         checkpoint: folder written by training.
@@ -102,6 +112,7 @@ def export_checkpoint(
         pictures: UINT8 [P,H,W,3], prepared; the verification compares answers on them as well.
         settings: how Triton runs the models.
         bound: largest absolute difference from the PyTorch model that is published.
+        from_features: publish NAME_from_features as well, which starts from the backbone's features.
 
     Returns:
         What was written.
@@ -116,24 +127,23 @@ def export_checkpoint(
     check_name(name)
     if top < 1:
         raise OptionError(f"top is {top}, expected at least 1 concept in an explanation")
-    names = {role: pattern.format(name=name) for role, (pattern, _, _) in _ROLES.items()}
-    number = choose_version(repository, tuple(reversed(names.values())), version)
+    family = {role: pattern.format(name=name) for role, (pattern, _, _) in _ROLES.items()}
+    number = choose_version(repository, tuple(reversed(family.values())), version)
     try:
         source = load_checkpoint(checkpoint)
     except TrainingError as error:
         raise SourceError(str(error)) from error
-    if pictures is not None:
-        check_pictures(source.card.preparation, pictures)
+    check_pictures(source.card, pictures)
     document = _describe(source, checkpoint, name=name, version=number, top=min(top, len(source.concepts)))
-    present = {role: read_documents(repository / names[role]) for role in names}
-    _check_sizes(document, present["explain"] | present["all_maps"] | present["all_scores"])
+    present = {role: read_documents(repository / folder) for role, folder in family.items()}
+    for documents in present.values():
+        _check_sizes(document, documents)
 
-    graphs = build_graphs(source, document)
+    graphs = build_graphs(source, document, from_features=from_features)
+    names = {role: family[role] for role in _ROLES if role in graphs}
     sessions = {role: GraphSession(graph) for role, graph in graphs.items()}
     contract_id = document.contract_id_words()
-    fidelity = verify(
-        sessions, source.model, source.card.preparation, contract_id=contract_id, pictures=pictures, bound=bound
-    )
+    fidelity = verify(sessions, source.model, source.card, contract_id=contract_id, pictures=pictures, bound=bound)
     document = document.model_copy(update={"fidelity": fidelity})
 
     contents = {role: graph.SerializeToString(deterministic=True) for role, graph in graphs.items()}
@@ -143,18 +153,18 @@ def export_checkpoint(
             config=config_text(
                 model_name=names[role],
                 role=role,
-                inputs=inputs,
-                outputs=outputs,
+                inputs=_ROLES[role][1],
+                outputs=_ROLES[role][2],
                 documents={**present[role], number: document},
                 settings=settings or ServingSettings(),
             ),
             files={
                 GRAPH_FILE: contents[role],
                 METADATA_FILE: document.to_json().encode(),
-                PROBE_FILE: probe_bytes(sessions[role], document),
+                PROBE_FILE: probe_bytes(sessions[role], source.card),
             },
         )
-        for role, (_, inputs, outputs) in _ROLES.items()
+        for role in names
     ]
     publish(repository, number, models)
     return ExportReport(
@@ -168,35 +178,43 @@ def export_checkpoint(
     )
 
 
-def build_graphs(source: Checkpoint, document: Metadata) -> dict[Role, ModelProto]:
-    """The three graphs of a checkpoint, not yet verified.
+def build_graphs(source: Checkpoint, document: Metadata, *, from_features: bool = False) -> dict[Role, ModelProto]:
+    """The graphs of a checkpoint, not yet verified.
 
     Args:
         source: a loaded checkpoint.
         document: its metadata; gives `top` and the contract id.
+        from_features: whether to build that graph beside the others; without a backbone it is the only one.
 
     Raises:
-        SourceError: the head cannot be folded.
+        SourceError: the head's numbers cannot be used.
         GraphError: the backbone cannot be exported.
     """
-    head = fold(linear_head(source.model))
-    backbone = backbone_graph(source.model, source.card.preparation)
+    head = graph_head(linear_head(source.model))
     contract_id = document.contract_id_words()
-    return {
-        "all_maps": all_maps_graph(backbone, head, contract_id=contract_id),
-        "all_scores": all_scores_graph(backbone, head, contract_id=contract_id),
-        "explain": explain_graph(backbone, head, top=document.top, contract_id=contract_id),
-    }
+    graphs: dict[Role, ModelProto] = {}
+    if from_features or source.card.starts_from_features:
+        features = identity_features(*source.card.feature_shape)
+        graphs["from_features"] = from_features_graph(features, head, top=document.top, contract_id=contract_id)
+    if not source.card.starts_from_features:
+        backbone = backbone_graph(source.model, source.card.preparation)
+        graphs["all_maps"] = all_maps_graph(backbone, head, contract_id=contract_id)
+        graphs["all_scores"] = all_scores_graph(backbone, head, contract_id=contract_id)
+        graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
+    return graphs
 
 
-def probe_bytes(session: GraphSession, document: Metadata) -> bytes:
+def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
     """A question with its known answer, as .npz: a server is ready when it answers this right.
 
-    Arrays `input:image` UINT8 [1,H,W,3], `input:target` INT32 [1,1] (explain only) and `output:NAME` for every
-    output, batch axis included.
+    Arrays `input:NAME` for every input that the graph has (`image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'];
+    `target` INT32 [1,1]) and `output:NAME` for every output, batch axis included.
     """
-    picture = smooth_picture(document.preparation.height, document.preparation.width, phase=0.5)[None]
-    questions: Arrays = {"image": picture, "target": np.full((1, 1), PREDICTED_CLASS, np.int32)}
+    questions: Arrays = {
+        IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],
+        FEATURES_INPUT.name: np.random.default_rng(0).standard_normal((1, *card.feature_shape), np.float32),
+        "target": np.full((1, 1), PREDICTED_CLASS, np.int32),
+    }
     inputs = {name: questions[name] for name in session.input_names}
     arrays: dict[str, Any] = {f"input:{name}": values for name, values in inputs.items()}
     arrays |= {f"output:{name}": values for name, values in session.run(inputs).items()}
@@ -231,7 +249,7 @@ def _describe(source: Checkpoint, folder: Path, *, name: str, version: int, top:
         concepts=source.concepts,
         preparation=card.preparation,
         pooling=card.pooling,
-        map_size=card.feature_shape[1:],
+        map_size=card.feature_shape[1:] if card.map_size is None else card.map_size,
         top=top,
         provenance=provenance | {f"data_{key}": value for key, value in card.data.items()},
         accuracy=accuracy,

@@ -42,6 +42,7 @@ class GraphBuilder:
         self._initializers = list(source.graph.initializer)
         self._inputs = list(source.graph.input)
         self._known: dict[str, str] = {}
+        self._added_once: set[str] = set()
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 
@@ -61,6 +62,13 @@ class GraphBuilder:
             The output's name, which is `name`.
         """
         self._nodes.append(helper.make_node(operator, inputs, [name], name=f"head/{name}", **attributes))
+        return name
+
+    def add_once(self, operator: str, *inputs: str, name: str) -> str:
+        """`add`, unless a node of this name is there already."""
+        if name not in self._added_once:
+            self._added_once.add(name)
+            self.add(operator, *inputs, name=name)
         return name
 
     def add_top_k(self, values: str, count: int, *, name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from salf_export.errors import OptionError
 CONFIG_FILE = "config.pbtxt"
 GRAPH_FILE = "model.onnx"
 ROLE_PARAMETER = "salf_role"
-Role = Literal["explain", "all_maps", "all_scores"]
+Role = Literal["explain", "all_maps", "all_scores", "from_features"]
 _KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 
 
@@ -68,7 +68,7 @@ def config_text(
 
     Args:
         model_name: the model's folder.
-        role: which of the three models this is.
+        role: which of the models this is.
         inputs: the contract's specs; "H", "W", "h", "w" are filled in, -1 stays (it changes with the version).
         outputs: likewise.
         documents: version -> metadata, of every version in the folder; all agree in H, W, h, w.

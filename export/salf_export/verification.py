@@ -6,16 +6,17 @@ runs in float64, so that the whole difference is the graph's.
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from salf_contract import NO_CONCEPT, PREDICTED_CLASS, Fidelity, Preparation, sum_tolerance
+from salf_contract import FEATURES_INPUT, IMAGE_INPUT, PREDICTED_CLASS, Fidelity
+from salf_export.comparison import Reference, difference, explain_errors
 from salf_export.errors import FidelityError, OptionError
 from salf_export.runtime import RUNTIME, Arrays, GraphSession
 from salf_export.triton_config import Role
+from salf_training.checkpoint import ModelCard
 from salf_training.model import SalfModel
 
 #: Largest absolute difference that is published, in each output's own unit.
@@ -24,31 +25,10 @@ _SEED = 20_250_611
 _LARGEST_BATCH = 5
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The unfolded model's answer to a batch, float64.
-
-    Attributes:
-        maps: [B,M,h,w] raw c(x).
-        scores: [B,M] z.
-        logits: [B,K].
-        normalised_maps: [B,M,h,w] (c - mean) / std.
-        head_weight: [K,M].
-        head_bias: [K].
-    """
-
-    maps: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    logits: NDArray[np.float64]
-    normalised_maps: NDArray[np.float64]
-    head_weight: NDArray[np.float64]
-    head_bias: NDArray[np.float64]
-
-
 def verify(
     sessions: Mapping[Role, GraphSession],
     model: SalfModel,
-    preparation: Preparation,
+    card: ModelCard,
     *,
     contract_id: NDArray[np.int32],
     pictures: NDArray[np.uint8] | None = None,
@@ -56,10 +36,13 @@ def verify(
 ) -> Fidelity:
     """Compare answers on all-black, all-white, noisy and smooth pictures, on given ones, and on odd batches.
 
+    A graph that starts from features is asked about the features of these pictures; where the model has no backbone,
+    about random ones.
+
     Args:
-        sessions: role ("explain", "all_maps", "all_scores") -> loaded graph.
+        sessions: role -> loaded graph.
         model: what they were exported from.
-        preparation: gives H and W.
+        card: of the model; gives the sizes of pictures and features.
         contract_id: INT32 [4] that every answer must carry.
         pictures: UINT8 [P,H,W,3], prepared; compared as well.
         bound: largest absolute difference in any output.
@@ -70,118 +53,72 @@ def verify(
     Raises:
         FidelityError: an output differs by more than the bound or is not finite, or contributions do not sum to the
             logit; the message holds a table of all outputs.
-        OptionError: pictures of another type or size.
+        OptionError: pictures of another type or size, or for a model without a backbone.
     """
-    if pictures is not None:
-        check_pictures(preparation, pictures)
+    check_pictures(card, pictures)
     wide = copy.deepcopy(model).double().eval()
     random = np.random.default_rng(_SEED)
     worst: dict[str, float] = {}
     compared = 0
-    for batch in _batches(preparation, pictures, random):
-        reference = _refer(wide, batch)
+    for batch in _features(card, random) if card.starts_from_features else _pictures(card, pictures, random):
         compared += len(batch)
-        for errors in _errors(sessions, batch, reference, contract_id=contract_id, random=random):
-            for name, error in errors.items():
-                # A NaN must not slip through a comparison: it counts as infinitely wrong.
-                worst[name] = max(worst.get(name, 0.0), error if np.isfinite(error) else np.inf)
+        for inputs, reference in _questions(wide, batch):
+            for session in sessions.values():
+                if not inputs.keys() <= set(session.input_names):
+                    continue
+                for errors in _errors(session, inputs, reference, contract_id=contract_id, random=random):
+                    for name, error in errors.items():
+                        # A NaN must not slip through a comparison: it counts as infinitely wrong.
+                        worst[name] = max(worst.get(name, 0.0), error if np.isfinite(error) else np.inf)
     if any(error > bound for error in worst.values()):
         raise FidelityError(_table(worst, bound))
     return Fidelity(runtime=RUNTIME, precision="fp32", max_abs_error=dict(sorted(worst.items())), pictures=compared)
 
 
-def explain_errors(answer: Arrays, wanted: NDArray[np.int32], reference: Reference) -> dict[str, float]:
-    """How far an explain answer lies from the reference, output by output.
-
-    Top concepts are compared as a set, aligned by index: which of two equally strong ones is shown does not matter,
-    but showing a weaker one in place of a stronger one counts as an error of that size.
-
-    Args:
-        answer: output name -> array, batch axis first.
-        wanted: INT32 [B,1], the classes asked for; PREDICTED_CLASS asks for the best.
-        reference: of the same batch.
-
-    Returns:
-        Output name -> largest absolute error; "sum" is the excess of |contributions + rest + bias - logit| over the
-        contract's tolerance.
-    """
-    errors = {"logits": _difference(answer["logits"], reference.logits)}
-    for row in range(len(wanted)):
-        explained = int(answer["target_class"][row, 0])
-        asked = int(wanted[row, 0])
-        if not 0 <= explained < reference.logits.shape[1] or asked not in (PREDICTED_CLASS, explained):
-            return errors | {"target_class": np.inf}
-        gap = float(reference.logits[row].max() - reference.logits[row, explained])
-        found = _row_errors({name: values[row] for name, values in answer.items()}, explained, row, reference)
-        found["target_class"] = gap if asked == PREDICTED_CLASS else 0.0
-        errors = {name: _worse(errors.get(name, 0.0), found.get(name, 0.0)) for name in errors | found}
-    return errors
-
-
-def _row_errors(answer: Arrays, explained: int, row: int, reference: Reference) -> dict[str, float]:
-    weights = reference.head_weight[explained]
-    contributions = weights * reference.scores[row]
-    concepts = answer["top_concepts"].astype(np.int64)
-    shown = concepts[concepts != NO_CONCEPT]
-    expected = min(len(concepts), int(np.count_nonzero(weights)))
-    is_sound = (
-        len(shown) == expected == len(set(shown.tolist()))
-        and (concepts[:expected] == shown).all()
-        and ((shown >= 0) & (shown < len(weights))).all()
-    )
-    if not is_sound:
-        return {"top_concepts": np.inf}
-    sizes = np.abs(contributions)
-    others = np.delete(sizes, shown)
-    missed = max(0.0, others.max(initial=0.0) - sizes[shown].min(initial=np.inf))
-    disorder = np.diff(np.abs(answer["top_contributions"])).max(initial=0.0)
-
-    def padded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([values[shown], np.zeros((len(concepts) - expected, *values.shape[1:]))])
-
-    rest = np.delete(contributions, shown).sum()
-    total = sizes.sum()
-    coverage = sizes[shown].sum() / total if total > 0 else 1.0
-    answered = answer["top_contributions"].astype(np.float64).sum() + float(answer["rest_contribution"][0])
-    gap = abs(answered + float(answer["bias"][0]) - float(answer["logits"][explained]))
-    return {
-        "top_concepts": max(missed, float(disorder)),
-        "top_contributions": _difference(answer["top_contributions"], padded(contributions)),
-        "top_scores": _difference(answer["top_scores"], padded(reference.scores[row])),
-        "top_maps": _difference(answer["top_maps"], padded(reference.normalised_maps[row])),
-        "rest_contribution": _difference(answer["rest_contribution"], rest),
-        "coverage": _difference(answer["coverage"], coverage) if total > BOUND else 0.0,
-        "bias": _difference(answer["bias"], reference.head_bias[explained]),
-        "sum": _worse(0.0, gap - sum_tolerance(contributions)),
-    }
-
-
 def _errors(
-    sessions: Mapping[Role, GraphSession],
-    batch: NDArray[np.uint8],
+    session: GraphSession,
+    inputs: Arrays,
     reference: Reference,
     *,
     contract_id: NDArray[np.int32],
     random: np.random.Generator,
 ) -> Iterator[dict[str, float]]:
-    predicted = np.full((len(batch), 1), PREDICTED_CLASS, np.int32)
+    batch = len(next(iter(inputs.values())))
+    predicted = np.full((batch, 1), PREDICTED_CLASS, np.int32)
     chosen = random.integers(0, reference.logits.shape[1], predicted.shape, dtype=np.int32)
-    whole: dict[Role, NDArray[np.float64]] = {"all_maps": reference.maps, "all_scores": reference.scores}
-    for role, session in sessions.items():
-        for wanted in (predicted, chosen) if role == "explain" else (predicted,):
-            answer = session.run({"image": batch, "target": wanted})
-            yield {"contract_id": _difference(answer["contract_id"], np.tile(contract_id, (len(batch), 1)))}
-            if role == "explain":
-                yield explain_errors(answer, wanted, reference)
-            else:
-                yield {role: _difference(answer[role], whole[role])}
+    explains = "target" in session.input_names
+    for wanted in (predicted, chosen) if explains else (predicted,):
+        answer = session.run({**inputs, "target": wanted})
+        yield {"contract_id": difference(answer["contract_id"], np.tile(contract_id, (batch, 1)))}
+        if explains:
+            yield explain_errors(answer, wanted, reference)
+        whole = {"all_maps": reference.maps, "all_scores": reference.scores}
+        yield {name: difference(answer[name], values) for name, values in whole.items() if name in answer}
 
 
-def _batches(
-    preparation: Preparation, pictures: NDArray[np.uint8] | None, random: np.random.Generator
+def _questions(wide: SalfModel, batch: NDArray[np.uint8] | NDArray[np.float32]) -> Iterator[tuple[Arrays, Reference]]:
+    """What graphs are asked about a batch of pictures or features, each with the model's own answer."""
+    with torch.inference_mode():
+        if batch.dtype == np.uint8:
+            features = wide.features(torch.from_numpy(batch))
+            yield {IMAGE_INPUT.name: batch}, _refer(wide, features)
+            batch = features.numpy().astype(np.float32)
+        # The graph gets features in float32: the reference starts from the same.
+        yield {FEATURES_INPUT.name: batch}, _refer(wide, torch.from_numpy(batch).double())
+
+
+def _features(card: ModelCard, random: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """FP32 [B,C,h',w'] with B = 1, 3, 5: zeros, then what networks end in, of either sign or rectified."""
+    yield np.zeros((1, *card.feature_shape), np.float32)
+    yield np.maximum(random.standard_normal((3, *card.feature_shape), np.float32), 0)
+    yield random.standard_normal((5, *card.feature_shape), np.float32)
+
+
+def _pictures(
+    card: ModelCard, pictures: NDArray[np.uint8] | None, random: np.random.Generator
 ) -> Iterator[NDArray[np.uint8]]:
     """UINT8 [B,H,W,3] with B = 1, 3, 5, then the given pictures."""
-    shape = (preparation.height, preparation.width, 3)
+    shape = (card.preparation.height, card.preparation.width, 3)
     noise = random.integers(0, 256, (4, *shape), dtype=np.uint8)
     yield np.zeros((1, *shape), np.uint8)
     yield np.stack([np.full(shape, 255, np.uint8), noise[0], smooth_picture(*shape[:2], phase=0.0)])
@@ -192,9 +129,13 @@ def _batches(
         yield pictures[start : start + _LARGEST_BATCH]
 
 
-def check_pictures(preparation: Preparation, pictures: NDArray[np.uint8]) -> None:
-    """Raises OptionError unless `pictures` are UINT8 [P,H,W,3] at the model's size."""
-    shape = (preparation.height, preparation.width, 3)
+def check_pictures(card: ModelCard, pictures: NDArray[np.uint8] | None) -> None:
+    """Raises OptionError unless `pictures` are UINT8 [P,H,W,3] at the model's size, for a model that takes pictures."""
+    if pictures is None:
+        return
+    if card.starts_from_features:
+        raise OptionError("this model has no backbone and takes no pictures; export it without verification pictures")
+    shape = (card.preparation.height, card.preparation.width, 3)
     if pictures.dtype != np.uint8 or pictures.shape[1:] != shape:
         raise OptionError(
             f"verification pictures are {pictures.dtype} {pictures.shape}, expected uint8 (pictures, {shape[0]}, "
@@ -209,10 +150,9 @@ def smooth_picture(height: int, width: int, *, phase: float) -> NDArray[np.uint8
     return np.rint(127.5 + 127.5 * np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def _refer(wide: SalfModel, batch: NDArray[np.uint8]) -> Reference:
-    with torch.inference_mode():
-        answer = wide(torch.from_numpy(batch))
-        normalised = (answer.maps - wide.score_mean[:, None, None]) / wide.score_std[:, None, None]
+def _refer(wide: SalfModel, features: torch.Tensor) -> Reference:
+    answer = wide.from_features(features)
+    normalised = (answer.maps - wide.score_mean[:, None, None]) / wide.score_std[:, None, None]
     return Reference(
         maps=answer.maps.numpy(),
         scores=answer.scores.numpy(),
@@ -221,19 +161,6 @@ def _refer(wide: SalfModel, batch: NDArray[np.uint8]) -> Reference:
         head_weight=wide.head_weight.numpy(),
         head_bias=wide.head_bias.numpy(),
     )
-
-
-def _difference(got: NDArray[np.generic], expected: NDArray[np.generic] | np.floating | float) -> float:
-    wide = np.asarray(expected, np.float64)
-    if wide.ndim and got.shape != wide.shape:
-        return np.inf
-    error = np.abs(np.asarray(got, np.float64) - wide).max(initial=0.0)
-    return float(error) if np.isfinite(error) else np.inf
-
-
-def _worse(one: float, other: float) -> float:
-    """The larger; a NaN on either side is infinitely bad."""
-    return max(one, other) if np.isfinite(one) and np.isfinite(other) else np.inf
 
 
 def _table(worst: Mapping[str, float], bound: float) -> str:

@@ -1,6 +1,7 @@
 """A tiny random checkpoint, non-square, with BatchNorm statistics that matter."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from salf_training.model import SalfModel
 CONCEPTS, CLASSES, HEIGHT, WIDTH = 40, 6, 64, 96
 
 
-def random_checkpoint(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Checkpoint:
+def random_checkpoint(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0, **kind: Any) -> Checkpoint:
+    """`kind` may give the pooling and the map size."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -28,7 +30,7 @@ def random_checkpoint(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(std=0.3, generator=generator)
     channels, rows, columns = feature_shape(backbone, height=height, width=width)
-    model = SalfModel(backbone, channels=channels, concepts=CONCEPTS, classes=CLASSES).eval()
+    model = SalfModel(backbone, channels=channels, concepts=CONCEPTS, classes=CLASSES, **kind).eval()
     model.pixel_mean.copy_(torch.tensor([0.4, 0.5, 0.6]))
     model.pixel_std.copy_(torch.tensor([0.2, 0.25, 0.3]))
     model.concept_weight.normal_(std=channels**-0.5, generator=generator)
@@ -46,6 +48,7 @@ def random_checkpoint(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0
         feature_shape=(channels, rows, columns),
         grid=(rows, columns),
         concepts_per_class=float(sparse.sum() / CLASSES),
+        **kind,
     )
     names = tuple(f'concept "{i}" \\ é' for i in range(CONCEPTS))
     return Checkpoint(model, card, tuple(f"class {i}" for i in range(CLASSES)), names)
@@ -70,6 +73,12 @@ def _backbones_are_exported_once():
 @pytest.fixture(scope="session")
 def source() -> Checkpoint:
     return random_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def resizing_softmax() -> Checkpoint:
+    """The same backbone and weights, with softmax pooling of maps larger than the features."""
+    return random_checkpoint(pooling="softmax", map_size=(5, 4))
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ from salf_export import (
     repository,
 )
 from salf_export.backbone_graph import backbone_graph
+from salf_export.comparison import Reference, explain_errors
 from salf_export.graph_builder import ALLOWED_OPERATORS
-from salf_export.verification import Reference, explain_errors
 from salf_training.checkpoint import Checkpoint
 
 MODELS = ("scenes", "scenes_all_scores", "scenes_all_maps")
@@ -203,7 +203,7 @@ def test_a_missing_or_broken_checkpoint_is_a_source_error(checkpoint, tmp_path):
 @pytest.mark.parametrize("constant", ["logit_weight", "score_weight", "table_weights", "backbone/constant_3"])
 def test_a_tampered_graph_is_not_published(constant, repo, checkpoint, monkeypatch):
     honest = exporting.build_graphs
-    monkeypatch.setattr("salf_export.graphs.SPARSE_SHARE", 1.0)
+    monkeypatch.setattr("salf_export.average_pooling.SPARSE_SHARE", 1.0)
 
     def tampered(*args, **kwargs):
         graphs = honest(*args, **kwargs)

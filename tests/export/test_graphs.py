@@ -5,19 +5,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, PREDICTED_CLASS, sum_tolerance
+from salf_contract import EXPLAIN_OUTPUTS, FROM_FEATURES_OUTPUTS, NO_CONCEPT, PREDICTED_CLASS, sum_tolerance
 from salf_export.errors import GraphError, SourceError
-from salf_export.folding import LinearHead, fold, sparse_table
+from salf_export.folding import LinearHead, fold, graph_head, sparse_table
 from salf_export.graph_builder import ALLOWED_OPERATORS, GraphBuilder, identity_features
-from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph
+from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
+from salf_export.resizing import resize_matrix
 from salf_export.runtime import GraphSession
 
 ID = np.array([1, -2, 3, -4], np.int32)
 ROWS, COLUMNS = 3, 2  # not square
 
 
+SIZES = [None, (ROWS, COLUMNS), (5, 4), (2, 1), (2, 7)]
+
+
 def random_head(
-    *, seed: int, classes: int, concepts: int, channels: int, density: float, empty_rows: int
+    *,
+    seed: int,
+    classes: int,
+    concepts: int,
+    channels: int,
+    density: float,
+    empty_rows: int,
+    pooling: str = "average",
+    map_size: tuple[int, int] | None = None,
 ) -> LinearHead:
     random = np.random.default_rng(seed)
     weight = random.normal(size=(classes, concepts)) * (random.random((classes, concepts)) < density)
@@ -29,19 +41,45 @@ def random_head(
         score_std=random.uniform(0.5, 2, concepts),
         head_weight=weight,
         head_bias=random.normal(size=classes),
+        pooling=pooling,
+        map_size=map_size,
     )
+
+
+def resized(features: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear between the centres of cells, clamped at the edges, no antialiasing: written out, [B,C,h,w]."""
+    for axis, target in zip((2, 3), size, strict=True):
+        source = features.shape[axis]
+        place = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
+        low = np.floor(place).astype(int)
+        high = np.minimum(low + 1, source - 1)
+        share = (place - low).reshape([-1 if i == axis else 1 for i in range(4)])
+        features = features.take(low, axis) * (1 - share) + features.take(high, axis) * share
+    return features
+
+
+def pooled(maps: np.ndarray, pooling: str) -> np.ndarray:
+    """[B,M,h,w] -> [B,M]."""
+    if pooling == "average":
+        return maps.mean(axis=(2, 3))
+    weights = np.exp(maps - maps.max(axis=(2, 3), keepdims=True))
+    return (maps * weights).sum(axis=(2, 3)) / weights.sum(axis=(2, 3))
 
 
 def expected(head: LinearHead, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Raw maps [B,M,h,w], z [B,M], logits [B,K], as section 2 of the design defines them."""
-    maps = np.einsum("mc,bchw->bmhw", head.concept_weight, features.astype(np.float64))
+    wide = features.astype(np.float64)
+    wide = wide if head.map_size is None else resized(wide, head.map_size)
+    maps = np.einsum("mc,bchw->bmhw", head.concept_weight, wide)
     maps += head.concept_bias[:, None, None]
-    z = (maps.mean(axis=(2, 3)) - head.score_mean) / head.score_std
+    z = (pooled(maps, head.pooling) - head.score_mean) / head.score_std
     return maps, z, z @ head.head_weight.T + head.head_bias
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
+    pooling=st.sampled_from(["average", "softmax"]),
+    map_size=st.sampled_from(SIZES),
     seed=st.integers(0, 10_000),
     classes=st.integers(1, 5),
     concepts=st.integers(1, 30),
@@ -53,17 +91,24 @@ def expected(head: LinearHead, features: np.ndarray) -> tuple[np.ndarray, np.nda
     sparse=st.sampled_from([True, False, None]),
 )
 def test_explain_equals_the_design_for_any_head(
-    seed, classes, concepts, channels, density, empty_rows, top, batch, sparse
+    pooling, map_size, seed, classes, concepts, channels, density, empty_rows, top, batch, sparse
 ):
     head = random_head(
-        seed=seed, classes=classes, concepts=concepts, channels=channels, density=density, empty_rows=empty_rows
+        seed=seed,
+        classes=classes,
+        concepts=concepts,
+        channels=channels,
+        density=density,
+        empty_rows=empty_rows,
+        pooling=pooling,
+        map_size=map_size,
     )
     top = min(top, concepts)
     random = np.random.default_rng(seed + 1)
     features = random.normal(size=(batch, channels, ROWS, COLUMNS)).astype(np.float32)
     target = random.integers(-1, classes, (batch, 1)).astype(np.int32)
     graph = explain_graph(
-        identity_features(channels, ROWS, COLUMNS), fold(head), top=top, contract_id=ID, sparse=sparse
+        identity_features(channels, ROWS, COLUMNS), graph_head(head), top=top, contract_id=ID, sparse=sparse
     )
     answer = GraphSession(graph, threads=1).run({"features": features, "target": target})
 
@@ -105,9 +150,9 @@ def test_explain_equals_the_design_for_any_head(
             assert not answer[name][row, used:].any(), name
         total = answer["top_contributions"][row].sum() + answer["rest_contribution"][row, 0] + answer["bias"][row, 0]
         assert abs(total - answer["logits"][row, k]) <= sum_tolerance(contributions)
-        # Under average pooling the weight times the map's mean is the contribution.
-        means = answer["top_maps"][row, :used].mean(axis=(1, 2))
-        np.testing.assert_allclose(head.head_weight[k, shown] * means, contributions[shown], atol=1e-4)
+        if pooling == "average":  # only then is the weight times the map's mean the contribution
+            means = answer["top_maps"][row, :used].mean(axis=(1, 2))
+            np.testing.assert_allclose(head.head_weight[k, shown] * means, contributions[shown], atol=1e-4)
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -140,16 +185,62 @@ def test_one_batch_may_ask_for_different_classes():
             np.testing.assert_allclose(together[name][k], values[0], atol=1e-5, err_msg=name)
 
 
-def test_all_maps_and_all_scores_are_the_models():
-    head = random_head(seed=5, classes=3, concepts=11, channels=4, density=0.5, empty_rows=0)
+@pytest.mark.parametrize("map_size", SIZES)
+@pytest.mark.parametrize("pooling", ["average", "softmax"])
+def test_all_maps_and_all_scores_are_the_models(pooling, map_size):
+    linear = random_head(
+        seed=5, classes=3, concepts=11, channels=4, density=0.5, empty_rows=0, pooling=pooling, map_size=map_size
+    )
+    head = graph_head(linear)
     features = np.random.default_rng(0).normal(size=(5, 4, ROWS, COLUMNS)).astype(np.float32)
-    maps, z, _ = expected(head, features)
+    maps, z, _ = expected(linear, features)
     source = identity_features(4, ROWS, COLUMNS)
-    all_maps = GraphSession(all_maps_graph(source, fold(head), contract_id=ID)).run({"features": features})
-    all_scores = GraphSession(all_scores_graph(source, fold(head), contract_id=ID)).run({"features": features})
+    all_maps = GraphSession(all_maps_graph(source, head, contract_id=ID)).run({"features": features})
+    all_scores = GraphSession(all_scores_graph(source, head, contract_id=ID)).run({"features": features})
     np.testing.assert_allclose(all_maps["all_maps"], maps, atol=1e-5)
     np.testing.assert_allclose(all_scores["all_scores"], z, atol=1e-5)
     assert (all_maps["contract_id"] == ID).all()
+
+    question = {"features": features, "target": np.array([[0], [1], [2], [-1], [-1]], np.int32)}
+    whole = GraphSession(from_features_graph(source, head, top=4, contract_id=ID)).run(question)
+    assert list(whole) == [spec.name for spec in FROM_FEATURES_OUTPUTS]
+    explained = GraphSession(explain_graph(source, head, top=4, contract_id=ID)).run(question)
+    for name, values in (explained | all_maps | all_scores).items():
+        np.testing.assert_allclose(whole[name], values, atol=1e-6, err_msg=name)
+
+
+def test_softmax_pooling_is_not_average_pooling_of_divided_maps():
+    """Guards the reference above: were the division by std folded before pooling, scores would differ visibly."""
+    head = random_head(seed=5, classes=2, concepts=6, channels=4, density=1, empty_rows=0, pooling="softmax")
+    maps, z, _ = expected(head, np.random.default_rng(0).normal(size=(2, 4, ROWS, COLUMNS)))
+    divided = (maps - head.score_mean[:, None, None]) / head.score_std[:, None, None]
+    assert np.abs(pooled(divided, "softmax") - z).max() > 0.05
+    assert np.abs(pooled(divided, "average") - z).max() > 0.05
+    with pytest.raises(SourceError, match="softmax pooling cannot be folded"):
+        fold(head)
+
+
+@pytest.mark.parametrize("pooling", ["average", "softmax"])
+def test_only_the_top_maps_leave_the_graph(pooling):
+    head = graph_head(
+        random_head(seed=5, classes=2, concepts=50, channels=4, density=0.1, empty_rows=0, pooling=pooling)
+    )
+    graph = explain_graph(identity_features(4, ROWS, COLUMNS), head, top=3, contract_id=ID).graph
+    outputs = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.output}
+    assert outputs["top_maps"] == [0, 3, ROWS, COLUMNS]
+    assert not any(50 in dims for dims in outputs.values())
+    assert ("Softmax" in {node.op_type for node in graph.node}) == (pooling == "softmax")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [((7, 7), (12, 12)), ((3, 5), (2, 9)), ((1, 1), (4, 2)), ((6, 4), (6, 4))]
+)
+def test_the_resize_matrix_is_bilinear_interpolation(source, target):
+    features = np.random.default_rng(0).normal(size=(2, 3, *source))
+    matrix = resize_matrix(source, target)
+    flat = features.reshape(2, 3, -1) @ matrix
+    np.testing.assert_allclose(flat.reshape(2, 3, *target), resized(features, target), atol=1e-12)
+    np.testing.assert_allclose(matrix.sum(axis=0), 1, atol=1e-12)
 
 
 def test_a_sparse_head_takes_the_path_that_computes_only_its_own_concepts():
@@ -167,8 +258,18 @@ def test_a_sparse_head_takes_the_path_that_computes_only_its_own_concepts():
 
 def test_every_constant_is_stored_once_and_every_operator_is_allowed():
     head = random_head(seed=1, classes=3, concepts=50, channels=3, density=0.1, empty_rows=0)
-    for sparse in (True, False):
-        graph = explain_graph(identity_features(3, 2, 2), fold(head), top=4, contract_id=ID, sparse=sparse).graph
+    softmax = LinearHead(**{**vars(head), "pooling": "softmax", "map_size": (3, 3)})
+    resizing = LinearHead(**{**vars(head), "map_size": (3, 3)})
+    source = identity_features(3, 2, 2)
+    models = [explain_graph(source, fold(head), top=4, contract_id=ID, sparse=sparse) for sparse in (True, False)]
+    for one in (head, softmax, resizing):
+        models += [
+            explain_graph(source, graph_head(one), top=4, contract_id=ID),
+            from_features_graph(source, graph_head(one), top=4, contract_id=ID),
+            all_maps_graph(source, graph_head(one), contract_id=ID),
+            all_scores_graph(source, graph_head(one), contract_id=ID),
+        ]
+    for graph in (model.graph for model in models):
         contents = [(t.data_type, tuple(t.dims), t.raw_data) for t in graph.initializer]
         assert len(contents) == len(set(contents))
         used = {name for node in graph.node for name in node.input}
