@@ -7,6 +7,7 @@ import typer
 
 from salf_cli.explain import explain, models
 from salf_cli.export import export
+from salf_cli.import_ import import_published
 from salf_cli.serve import serve
 from salf_cli.train import train
 
@@ -22,6 +23,7 @@ app.command()(models)
 app.command()(serve)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(train)
+app.command("import", no_args_is_help=True)(import_published)
 
 
 def _print_version(asked: bool) -> None:
