@@ -137,7 +137,7 @@ def region_scores(maps: Array, region: Array, *, mean: Array, std: Array, poolin
 def region_concepts(
     maps: Array, region: Array, *, mean: Array, std: Array, pooling: Pooling, count: int
 ) -> tuple[tuple[RankedConcept, ...], ...]:
-    """ "What is here?": the concepts that show most inside a region, most first, for each of the B pictures.
+    """The concepts that show most inside a region ("what is here?"), most first, for each of the B pictures.
 
     Values are those of `region_scores`; only what is present ranks high, so they are ordered by value, not size.
     """
