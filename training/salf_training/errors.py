@@ -4,7 +4,8 @@ TrainingError
 ├── SettingsError     a settings file or value that cannot be used
 ├── DataError         an image folder, mask or concept list that is missing or inconsistent
 ├── WeightsError      weights that cannot be read or do not fit the architecture
-└── CheckpointError   a checkpoint folder that misses files or contradicts itself
+├── CheckpointError   a checkpoint folder that misses files or contradicts itself
+└── EndpointError     a language model's endpoint that does not answer or refuses
 """
 
 
@@ -26,3 +27,7 @@ class WeightsError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint folder misses files or contradicts itself."""
+
+
+class EndpointError(TrainingError):
+    """The endpoint of a language model does not answer, or refuses."""
