@@ -10,16 +10,19 @@ from picture_files import COLOURS, ColourEncoder, write_coloured_squares, write_
 from safetensors.torch import save_file
 
 from salf_contract import Preparation
+from salf_training import feature_pass
 from salf_training.backbone import BackboneSettings
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.checkpoint import load_checkpoint, save_checkpoint
+from salf_training.concept_sets import ConceptFilters, ConceptReport
 from salf_training.encoder import EncoderSettings
-from salf_training.errors import CheckpointError, DataError, SettingsError, WeightsError
+from salf_training.errors import CheckpointError, DataError, WeightsError
 from salf_training.head import HeadTraining
 from salf_training.image_folder import load_prepared, read_image_folder
-from salf_training.pipeline import similarity_subset, train_from_config, train_model
+from salf_training.pipeline import REPORT_FILE, similarity_subset, train_model, train_to_folder
+from salf_training.pipeline import train as train_with_report
 from salf_training.prompts import CircleSettings
-from salf_training.settings import TrainSettings
+from salf_training.settings import TrainSettings, with_head
 
 CONCEPTS = (*COLOURS, "dog", "sail")
 HALF = (0.5, 0.5, 0.5)
@@ -169,9 +172,9 @@ def test_a_place_that_holds_something_else_is_refused_before_any_work(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(CheckpointError, match="is no checkpoint"):
-        train_from_config(tmp_path / "no-settings.yaml", tmp_path / "out")
-    with pytest.raises(SettingsError, match="does not exist"):
-        train_from_config(tmp_path / "no-settings.yaml", tmp_path / "free")
+        train_to_folder(settings_of(tmp_path), tmp_path / "out")
+    with pytest.raises(DataError, match="does not exist"):
+        train_to_folder(settings_of(tmp_path), tmp_path / "free")
 
 
 def test_the_similarity_subset_is_a_seeded_choice_without_repetition(world):
@@ -182,3 +185,103 @@ def test_the_similarity_subset_is_a_seeded_choice_without_repetition(world):
     assert chosen == similarity_subset(pictures, 10, seed=0)
     assert chosen != similarity_subset(pictures, 10, seed=1)
     assert similarity_subset(pictures, 1000, seed=0) == list(range(24))
+
+
+def state_of(checkpoint):
+    return checkpoint.model.state_dict()
+
+
+def test_maps_are_held_a_chunk_at_a_time_and_change_nothing(world, trained, monkeypatch):
+    held = []
+    compute = feature_pass.compute_features
+
+    def counted(*arguments, **options):
+        features = compute(*arguments, **options)
+        held.append(len(features))
+        return features
+
+    monkeypatch.setattr(feature_pass, "compute_features", counted)
+    monkeypatch.setattr(feature_pass, "CHUNK", 5)
+    told = []
+    torch.manual_seed(0)
+    again = train_model(settings_of(world), encoder=ColourEncoder(), on_progress=lambda *now: told.append(now))
+    assert held == [5, 5, 5, 5, 4, 5, 5, 2], "24 training and 12 held-out pictures"
+    assert [now for now in told if now[0] == "features"][-1] == ("features", 24, 24)
+    for name, tensor in state_of(trained).items():
+        assert torch.allclose(tensor, state_of(again)[name], atol=1e-5), name
+
+
+def test_tables_too_large_to_be_held_give_the_same_model_and_leave_nothing_behind(world, trained):
+    again = train(world, held_table_bytes=0)
+    for name, tensor in state_of(trained).items():
+        assert torch.allclose(tensor, state_of(again)[name], atol=2e-3), name
+    assert again.card.evaluation.accuracy == trained.card.evaluation.accuracy
+    assert not list((world / "cache").glob("tables-*"))
+
+
+def test_without_filters_the_list_is_kept_whole(world):
+    result = train_with_report(settings_of(world), encoder=ColourEncoder())
+    assert result.concepts == ConceptReport(given=5, kept=CONCEPTS, dropped=())
+
+
+def test_filters_drop_before_and_after_training_and_the_model_follows(world, monkeypatch, tmp_path):
+    # Strengths decide what is "learnt" here: the threshold lies between two of the trained concepts.
+    off = {"length": None, "class_similarity": None, "concept_similarity": None, "presence": None}
+    whole = train_with_report(
+        settings_of(world, concept_filters=ConceptFilters(**off, interpretability=-1.0)), encoder=ColourEncoder()
+    )
+    assert whole.concepts.kept == CONCEPTS
+    given = settings_of(
+        world,
+        concept_filters=ConceptFilters(
+            length=4, class_similarity=None, concept_similarity=None, presence=None, interpretability=0.0
+        ),
+    )
+    monkeypatch.setattr("salf_training.pipeline.load_encoders", lambda settings: [ColourEncoder()])
+    torch.manual_seed(0)
+    train_to_folder(given, tmp_path / "model")
+    report = ConceptReport.model_validate_json((tmp_path / "model" / REPORT_FILE).read_text())
+    loaded = load_checkpoint(tmp_path / "model")
+    assert [item.concept for item in report.dropped if item.reason == "length"] == ["green", "yellow"]
+    assert loaded.concepts == report.kept
+    assert len(loaded.model.concept_weight) == len(report.kept) <= 3
+    assert set(report.kept) | {item.concept for item in report.dropped} == set(CONCEPTS)
+
+
+def test_classes_too_close_to_a_concept_are_told_by_the_names_in_the_list(world, tmp_path):
+    (tmp_path / "names.txt").write_text("sky\ndog\nsun\n")
+    filters = ConceptFilters(concept_similarity=None, presence=None, interpretability=None)
+    result = train_with_report(
+        settings_of(world, class_names=tmp_path / "names.txt", concept_filters=filters), encoder=ColourEncoder()
+    )
+    assert result.checkpoint.classes == ("sky", "dog", "sun")
+    assert [(item.concept, item.other) for item in result.concepts.dropped] == [("dog", "dog")]
+    (tmp_path / "names.txt").write_text("sky\nsun\n")
+    with pytest.raises(DataError, match=r"2 names, but .* 3 class folders"):
+        train(world, class_names=tmp_path / "names.txt")
+
+
+def test_softmax_pooling_goes_through_and_its_scores_are_standardised(world):
+    checkpoint = train(world, pooling="softmax")
+    assert checkpoint.card.pooling == checkpoint.model.pooling == "softmax"
+    pictures = read_image_folder(world / "train")
+    pixels = np.stack([load_prepared(path, checkpoint.card.preparation) for path in pictures.paths])
+    with torch.inference_mode():
+        scores = checkpoint.model(torch.from_numpy(pixels)).scores
+    assert scores.mean(dim=0).numpy() == pytest.approx(0, abs=1e-3)
+    assert scores.std(dim=0).numpy() == pytest.approx(1, abs=1e-2)
+
+
+def test_the_first_count_is_saved_and_all_are_reported(world):
+    checkpoint = train_model(with_head(settings_of(world), concepts_per_class=(1, 2, 3)), encoder=ColourEncoder())
+    assert int((checkpoint.model.head_weight != 0).sum(dim=1).max()) == 1
+    assert [point.concepts_per_class for point in checkpoint.card.evaluation.nec_curve] == pytest.approx([1, 2, 3])
+
+
+def test_a_dense_head_and_a_lambda_can_be_chosen(world, trained):
+    dense = train(world, dense_head=True)
+    assert dense.card.concepts_per_class == len(CONCEPTS)
+    assert dense.card.evaluation.accuracy == dense.card.evaluation.dense_accuracy
+    sparse, sparser = (train(world, head_lambda=lam, head=HeadTraining(curve=())) for lam in (0.01, 0.1))
+    assert 0 < sparser.card.concepts_per_class < sparse.card.concepts_per_class < len(CONCEPTS) + 1
+    assert sparse.card.evaluation.nec_curve == ()

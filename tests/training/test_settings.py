@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from salf_training.errors import SettingsError
-from salf_training.settings import read_settings
+from salf_training.settings import read_settings, with_head
 
 LEAST = {
     "train": "data/train",
@@ -107,3 +107,37 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path, content, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"nothing\.yaml does not exist"):
         read_settings(tmp_path / "nothing.yaml")
+
+
+def test_the_data_folder_stands_where_its_placeholder_is(tmp_path):
+    path = write(
+        tmp_path, train="{data}/train", class_names="{data}/n.txt", encoder={"model": "local-dir:{data}/encoder"}
+    )
+    settings = read_settings(path, data=Path("/d"))
+    assert settings.train == Path("/d/train")
+    assert settings.class_names == Path("/d/n.txt")
+    assert settings.encoder.model == "local-dir:/d/encoder"
+    assert settings.held_out == tmp_path / "data/held_out"
+    with pytest.raises(SettingsError, match=r"\{data\} stands for a folder of this machine.*--data.*SALF_DATA"):
+        read_settings(path)
+
+
+def test_filters_are_off_until_they_are_asked_for(tmp_path):
+    assert read_settings(write(tmp_path)).concept_filters is None
+    asked = read_settings(write(tmp_path, concept_filters={"presence": None})).concept_filters
+    assert (asked.length, asked.presence, asked.interpretability) == (30, None, 0.45)
+
+
+def test_one_head_is_chosen_at_most(tmp_path):
+    with pytest.raises(SettingsError, match="each choose the head"):
+        read_settings(write(tmp_path, dense_head=True, head_lambda=0.1))
+    settings = read_settings(write(tmp_path))
+    with pytest.raises(SettingsError, match="give one of them"):
+        with_head(settings, concepts_per_class=(5,), dense=True)
+    with pytest.raises(SettingsError, match="concepts_per_class"):
+        with_head(settings, concepts_per_class=(0,))
+    assert with_head(settings) is settings
+    chosen = with_head(settings, concepts_per_class=(10, 5))
+    assert (chosen.head.concepts_per_class, chosen.head.curve) == (10, (10, 5))
+    assert with_head(settings, lam=0.5).head_lambda == 0.5
+    assert with_head(settings, dense=True).dense_head

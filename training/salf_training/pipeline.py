@@ -1,107 +1,173 @@
 """From settings to a checkpoint: features, local similarities, bottleneck, head, figures. Stages are functions."""
 
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from salf_training.backbone import build_backbone, feature_shape
-from salf_training.bottleneck import fit_bottleneck
-from salf_training.checkpoint import Checkpoint, Evaluation, ModelCard, NecPoint, check_replaceable, save_checkpoint
-from salf_training.embeddings import cached_prompt_embeddings, local_similarities
-from salf_training.encoder import Encoder, OpenClipEncoder
+from salf_training.checkpoint import Checkpoint, Evaluation, ModelCard, check_replaceable, save_checkpoint
+from salf_training.concept_sets import ConceptReport
+from salf_training.concept_stage import FittedConcepts, fit_concepts
+from salf_training.encoder import Encoder
+from salf_training.encoder_loading import load_encoders
 from salf_training.errors import DataError
-from salf_training.features import compute_features, features_on_grid
-from salf_training.head import Head, HeadTraining, fit_head, fit_path, head_with_nec
+from salf_training.feature_pass import feature_chunks, keep_features
+from salf_training.head import Head
+from salf_training.head_choice import FittedHeads, LabelledScores, choose_heads
 from salf_training.image_folder import LabelledPictures, read_image_folder, read_names
-from salf_training.model import SalfModel
+from salf_training.model import SalfModel, pool_maps
+from salf_training.own_classifier import fit_probe, read_classifier
 from salf_training.progress import Progress, silent
-from salf_training.settings import TrainSettings, read_settings
-from salf_training.weights import read_weights
-
-_logger = logging.getLogger(__name__)
+from salf_training.score_tables import Table, column_statistics, fill_table, pieces, right_share, standardise
+from salf_training.settings import TrainSettings
 
 #: Share of a typical concept's spread below which a concept counts as constant; its scores stay near zero.
 _STD_FLOOR = 1e-3
+#: Beside the weights in a checkpoint's folder, if concepts were filtered.
+REPORT_FILE = "concepts_report.json"
 
 
 @dataclass(frozen=True)
-class FittedHeads:
-    """The head that goes into the checkpoint, and what the others reached on held-out pictures."""
+class Trained:
+    """A trained model, and what became of its concept list."""
 
-    chosen: Head
-    accuracy: float
-    curve: tuple[NecPoint, ...]
-    dense_accuracy: float
+    checkpoint: Checkpoint
+    concepts: ConceptReport
 
 
-def train_from_config(config: Path, out: Path, *, on_progress: Progress = silent) -> ModelCard:
-    """Train what a settings file describes and write the checkpoint folder.
+@dataclass(frozen=True)
+class _Split:
+    """One folder's pictures, under the names that the checkpoint gives its classes."""
+
+    pictures: LabelledPictures
+    pooled: Tensor  # FP32 [N,C]
+
+
+def train_to_folder(settings: TrainSettings, out: Path, *, on_progress: Progress = silent) -> ModelCard:
+    """Train and write the checkpoint folder, with the concept report if concepts were filtered.
 
     Raises:
-        TrainingError: settings, data, weights, or a place for the checkpoint that cannot be used.
+        TrainingError: data, weights, or a place for the checkpoint that cannot be used.
     """
     check_replaceable(out)  # before the hours, not after them
-    return save_checkpoint(out, train_model(read_settings(config), on_progress=on_progress))
+    trained = train(settings, on_progress=on_progress)
+    card = save_checkpoint(out, trained.checkpoint)
+    if settings.concept_filters is not None:
+        trained.concepts.write(out / REPORT_FILE)
+    return card
 
 
 def train_model(
     settings: TrainSettings, *, encoder: Encoder | None = None, on_progress: Progress = silent
 ) -> Checkpoint:
+    """As `train`, without the concept report."""
+    return train(settings, encoder=encoder, on_progress=on_progress).checkpoint
+
+
+def train(settings: TrainSettings, *, encoder: Encoder | None = None, on_progress: Progress = silent) -> Trained:
     """Train a SALF-CBM on a frozen backbone.
 
     Args:
         settings: data, backbone, encoder, schedules.
-        encoder: instead of the open_clip model that the settings name.
+        encoder: instead of the one that the settings name.
         on_progress: told as each stage goes on.
 
     Raises:
         TrainingError: settings, data, weights that cannot be used.
     """
     concepts = read_names(settings.concepts)
+    pictures, held_out_pictures = read_splits(settings)
+    classes = class_names(settings, pictures.classes)
+    bare, features_of_one = _bare_model(settings, classes=len(classes))
+    encoders = load_encoders(settings.encoder) if encoder is None else [encoder]
+    subset = similarity_subset(pictures, settings.similarity_pictures, seed=settings.seed)
+    kept = keep_features(
+        bare,
+        pictures.paths,
+        settings.preparation,
+        chosen=subset,
+        grid=(settings.circles.rows, settings.circles.columns),
+        on_progress=on_progress,
+    )
+    kept_held_out = keep_features(
+        bare, held_out_pictures.paths, settings.preparation, stage="held-out features", on_progress=on_progress
+    )
+    fitted = fit_concepts(
+        kept.on_grid, [pictures.paths[i] for i in subset], concepts, classes, encoders, settings, on_progress
+    )
+    model = _with_concepts(bare, fitted, settings)
+    split, held_out = _Split(pictures, kept.pooled), _Split(held_out_pictures, kept_held_out.pooled)
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="tables-", dir=settings.cache) as folder:
+        own = _own_classifier(split, settings, folder=Path(folder))
+        heads = _fit_heads(model, split, held_out, settings, Path(folder), on_progress)
+    for buffer, value in (
+        (model.classifier_weight, own.weight),
+        (model.classifier_bias, own.bias),
+        (model.head_weight, heads.chosen.weight),
+        (model.head_bias, heads.chosen.bias),
+    ):
+        buffer.copy_(value)
+    card = ModelCard(
+        backbone=settings.backbone,
+        preparation=settings.preparation,
+        pixel_mean=settings.pixel_mean,
+        pixel_std=settings.pixel_std,
+        pooling=settings.pooling,
+        feature_shape=features_of_one,
+        grid=(settings.circles.rows, settings.circles.columns),
+        concepts_per_class=heads.chosen.concepts_per_class,
+        evaluation=Evaluation(
+            pictures=len(held_out.pictures),
+            backbone_accuracy=right_share(held_out.pooled, own.weight, own.bias, held_out.pictures.labels),
+            accuracy=heads.accuracy,
+            nec_curve=heads.curve,
+            dense_accuracy=heads.dense_accuracy,
+        ),
+        seeds={"training": settings.seed},
+        data={"train": f"{len(pictures)} pictures", "held_out": f"{len(held_out.pictures)} pictures"},
+        encoder={"model": Path(settings.encoder.model).name, "pictures": str(settings.similarity_pictures)},
+        versions={name: version(name) for name in ("salf", "torch", "timm", "open_clip_torch")},
+    )
+    return Trained(Checkpoint(model.eval(), card, classes, fitted.names), fitted.report)
+
+
+def read_splits(settings: TrainSettings) -> tuple[LabelledPictures, LabelledPictures]:
+    """Training and held-out pictures.
+
+    Raises:
+        DataError: a folder is missing or empty, or they hold different classes.
+    """
     pictures, held_out = read_image_folder(settings.train), read_image_folder(settings.held_out)
     if pictures.classes != held_out.classes:
         raise DataError(
             f"{settings.train} and {settings.held_out} hold different classes: "
             f"{', '.join(sorted(set(pictures.classes) ^ set(held_out.classes)))} in only one of them"
         )
-    model = _frozen_model(settings, concepts=len(concepts), classes=len(pictures.classes))
-    encoder = OpenClipEncoder(settings.encoder) if encoder is None else encoder
-    features = compute_features(model, pictures.paths, settings.preparation, on_progress=on_progress)
-    held_out_features = compute_features(
-        model, held_out.paths, settings.preparation, stage="held-out features", on_progress=on_progress
-    )
-    _fit_concepts(model, features, pictures, concepts, encoder, settings, on_progress)
-    if not _load_classifier(model, settings):
-        _fit_classifier(model, features, pictures)
-    heads = _fit_heads(model, features, pictures, held_out_features, held_out, settings.head, on_progress)
-    model.head_weight.copy_(heads.chosen.weight)
-    model.head_bias.copy_(heads.chosen.bias)
-    card = ModelCard(
-        backbone=settings.backbone,
-        preparation=settings.preparation,
-        pixel_mean=settings.pixel_mean,
-        pixel_std=settings.pixel_std,
-        feature_shape=(features.shape[1], features.shape[2], features.shape[3]),
-        grid=(settings.circles.rows, settings.circles.columns),
-        concepts_per_class=heads.chosen.concepts_per_class,
-        evaluation=Evaluation(
-            pictures=len(held_out),
-            backbone_accuracy=_accuracy(model.classify(held_out_features), held_out),
-            accuracy=heads.accuracy,
-            nec_curve=heads.curve,
-            dense_accuracy=heads.dense_accuracy,
-        ),
-        seeds={"training": settings.seed},
-        data={"train": f"{len(pictures)} pictures", "held_out": f"{len(held_out)} pictures"},
-        encoder={"model": Path(settings.encoder.model).name, "pictures": str(settings.similarity_pictures)},
-        versions={name: version(name) for name in ("salf", "torch", "timm", "open_clip_torch")},
-    )
-    return Checkpoint(model.eval(), card, pictures.classes, concepts)
+    return pictures, held_out
+
+
+def class_names(settings: TrainSettings, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """K names as people say them: the settings' list, or the folders' own names.
+
+    Raises:
+        DataError: another number of names than of folders.
+    """
+    if settings.class_names is None:
+        return folders
+    names = read_names(settings.class_names)
+    if len(names) != len(folders):
+        raise DataError(
+            f"{settings.class_names} holds {len(names)} names, but {settings.train} has {len(folders)} class folders; "
+            "expected one name for each folder, in the folders' alphabetical order"
+        )
+    return names
 
 
 def similarity_subset(pictures: LabelledPictures, count: int, *, seed: int) -> list[int]:
@@ -110,122 +176,91 @@ def similarity_subset(pictures: LabelledPictures, count: int, *, seed: int) -> l
     return sorted(generator.choice(len(pictures), size=min(count, len(pictures)), replace=False).tolist())
 
 
-def _frozen_model(settings: TrainSettings, *, concepts: int, classes: int) -> SalfModel:
-    """The model with its backbone's weights; everything after it still empty."""
+def _bare_model(settings: TrainSettings, *, classes: int) -> tuple[SalfModel, tuple[int, int, int]]:
+    """The model with its backbone's weights and no concepts yet, and the shape (C, h, w) of its features."""
     if settings.backbone_weights is None:
         backbone = build_backbone(settings.backbone, pretrained=settings.pretrained)
     else:
         backbone = build_backbone(settings.backbone, weights=settings.backbone_weights)
     backbone.eval().requires_grad_(requires_grad=False)
-    size = settings.preparation
-    channels, _, _ = feature_shape(backbone, height=size.height, width=size.width)
-    model = SalfModel(backbone, channels=channels, concepts=concepts, classes=classes).eval()
+    shape = feature_shape(backbone, height=settings.preparation.height, width=settings.preparation.width)
+    model = SalfModel(backbone, channels=shape[0], concepts=0, classes=classes).eval()
     model.pixel_mean.copy_(torch.tensor(settings.pixel_mean))
     model.pixel_std.copy_(torch.tensor(settings.pixel_std))
+    return model, shape
+
+
+def _with_concepts(bare: SalfModel, fitted: FittedConcepts, settings: TrainSettings) -> SalfModel:
+    """The same backbone with its bottleneck; statistics and heads still empty."""
+    concepts, channels = fitted.weight.shape
+    classes = len(bare.classifier_bias)
+    model = SalfModel(
+        bare.backbone, channels=channels, concepts=concepts, classes=classes, pooling=settings.pooling
+    ).eval()
+    for name in ("pixel_mean", "pixel_std"):
+        getattr(model, name).copy_(getattr(bare, name))
+    model.concept_weight.copy_(fitted.weight)
     return model
 
 
-def _fit_concepts(
-    model: SalfModel,
-    features: Tensor,
-    pictures: LabelledPictures,
-    concepts: tuple[str, ...],
-    encoder: Encoder,
-    settings: TrainSettings,
-    on_progress: Progress,
-) -> None:
-    """Fit W_c on a subset's similarities, and the scores' mean and std on all training pictures."""
-    subset = similarity_subset(pictures, settings.similarity_pictures, seed=settings.seed)
-    embeddings = cached_prompt_embeddings(
-        settings.cache,
-        [pictures.paths[i] for i in subset],
-        encoder,
-        settings.circles,
-        preparation=settings.preparation,
-        on_progress=on_progress,
+def _own_classifier(split: _Split, settings: TrainSettings, *, folder: Path) -> Head:
+    """The backbone's own classifier, or a probe in its place."""
+    classes = len(split.pictures.classes)
+    if settings.backbone_weights is not None:
+        found = read_classifier(settings.backbone_weights, classes=classes, channels=split.pooled.shape[1])
+        if found is not None:
+            return found
+    return fit_probe(
+        split.pooled, split.pictures.labels, classes=classes, folder=folder, held_bytes=settings.held_table_bytes
     )
-    similarities = local_similarities(embeddings, encoder.embed_texts(concepts))
-    on_grid = features_on_grid(features[subset], rows=settings.circles.rows, columns=settings.circles.columns)
-    weight, _ = fit_bottleneck(
-        on_grid, similarities, settings=settings.bottleneck, seed=settings.seed, on_progress=on_progress
-    )
-    model.concept_weight.copy_(weight)
-    pooled = features.mean(dim=(2, 3)) @ weight.T
-    std = pooled.std(dim=0)
-    model.score_mean.copy_(pooled.mean(dim=0))
-    model.score_std.copy_(std.clamp_min(_STD_FLOOR * float(std.median())))
 
 
 def _fit_heads(
     model: SalfModel,
-    features: Tensor,
-    pictures: LabelledPictures,
-    held_out_features: Tensor,
-    held_out: LabelledPictures,
-    settings: HeadTraining,
+    split: _Split,
+    held_out: _Split,
+    settings: TrainSettings,
+    folder: Path,
     on_progress: Progress,
 ) -> FittedHeads:
-    scores, held_out_scores = (model.scores(model.concept_maps(f)).double() for f in (features, held_out_features))
-    labels = torch.from_numpy(pictures.labels)
-    path = fit_path(scores, labels, classes=len(pictures.classes), settings=settings, on_progress=on_progress)
-
-    def sparse(nec: int) -> tuple[Head, float]:
-        head = head_with_nec(path, nec, scores=scores, labels=labels, settings=settings)
-        return head, _accuracy(held_out_scores @ head.weight.T + head.bias, held_out)
-
-    curve = [(head.concepts_per_class, accuracy) for head, accuracy in map(sparse, settings.curve)]
-    chosen, accuracy = sparse(settings.concepts_per_class)
-    dense = fit_head(
-        scores,
-        labels,
-        classes=len(pictures.classes),
-        l1=0.0,
-        l2=settings.refit_penalty,
-        start=path[-1],
-        tolerance=settings.tolerance,
-        max_iterations=settings.max_iterations,
-    )
-    return FittedHeads(
-        chosen=Head(chosen.weight.float(), chosen.bias.float()),
-        accuracy=accuracy,
-        curve=tuple(NecPoint(concepts_per_class=nec, accuracy=reached) for nec, reached in curve),
-        dense_accuracy=_accuracy(held_out_scores @ dense.weight.T + dense.bias, held_out),
-    )
-
-
-def _load_classifier(model: SalfModel, settings: TrainSettings) -> bool:
-    """Take the backbone's own classifier from its weight file, if it is there."""
-    if settings.backbone_weights is None:
-        return False
-    state = read_weights(settings.backbone_weights)
-    weight, bias = state.get("classifier.weight"), state.get("classifier.bias")
-    if weight is None or bias is None:
-        return False
-    if weight.shape != model.classifier_weight.shape or bias.shape != model.classifier_bias.shape:
-        # Many timm networks call their classifier so; theirs is for other classes.
-        _logger.warning(
-            "the classifier in %s is for other classes (shape %s, expected %s): fitting one instead",
-            settings.backbone_weights,
-            tuple(weight.shape),
-            tuple(model.classifier_weight.shape),
+    """Statistics of the scores into the model, then the heads on standardised scores."""
+    raw, raw_held_out = (
+        fill_table(
+            _pooled_maps(model, part, settings, stage, on_progress),
+            count=len(part.pictures),
+            columns=len(model.concept_bias),
+            folder=folder,
+            held_bytes=settings.held_table_bytes,
         )
-        return False
-    model.classifier_weight.copy_(weight)
-    model.classifier_bias.copy_(bias)
-    return True
-
-
-def _fit_classifier(model: SalfModel, features: Tensor, pictures: LabelledPictures) -> None:
-    """A linear probe on pooled features, for backbones that were not trained on these classes."""
-    pooled = features.mean(dim=(2, 3)).double()
-    mean, std = pooled.mean(dim=0), pooled.std(dim=0).clamp_min(1e-9)
-    probe = fit_head(
-        (pooled - mean) / std, torch.from_numpy(pictures.labels), classes=len(pictures.classes), l1=0.0, l2=1e-4
+        for part, stage in ((split, "scores"), (held_out, "held-out scores"))
     )
-    weight = probe.weight / std
-    model.classifier_weight.copy_(weight)
-    model.classifier_bias.copy_(probe.bias - weight @ mean)
+    mean, std = column_statistics(raw)
+    model.score_mean.copy_(mean)
+    model.score_std.copy_(std.clamp_min(_STD_FLOOR * float(std.median())))
+
+    def standardised(table: Table) -> Table:
+        return standardise(table, model.score_mean.double(), model.score_std.double())
+
+    return choose_heads(
+        LabelledScores(standardised(raw), split.pictures.labels),
+        LabelledScores(standardised(raw_held_out), held_out.pictures.labels),
+        classes=len(split.pictures.classes),
+        settings=settings.head,
+        dense=settings.dense_head,
+        lam=settings.head_lambda,
+        on_progress=on_progress,
+    )
 
 
-def _accuracy(logits: Tensor, pictures: LabelledPictures) -> float:
-    return float((logits.argmax(dim=1).numpy() == pictures.labels).mean())
+def _pooled_maps(
+    model: SalfModel, split: _Split, settings: TrainSettings, stage: str, on_progress: Progress
+) -> Iterator[Tensor]:
+    """Raw pooled concept maps in order, FP32 [B,M]."""
+    if settings.pooling == "average":  # pooling and the bottleneck change places
+        for piece in pieces(split.pooled):
+            yield piece @ model.concept_weight.T
+        return
+    paths = split.pictures.paths
+    for _, features in feature_chunks(model, paths, settings.preparation, stage=stage, on_progress=on_progress):
+        for part in features.split(32):  # concept maps are larger than features
+            yield pool_maps(model.concept_maps(part), settings.pooling)
