@@ -153,7 +153,7 @@ def pixel_statistics(settings: EncoderSettings, built: dict[str, Any]) -> tuple[
     Raises:
         WeightsError: the model was published with several, and the settings do not say which.
     """
-    found = (tuple(built["mean"]), tuple(built["std"]))
+    found: tuple[_Colour, _Colour] = (tuple(built["mean"]), tuple(built["std"]))
     if settings.pixel_mean is not None and settings.pixel_std is not None:
         return settings.pixel_mean, settings.pixel_std
     if settings.pixel_mean is not None or settings.pixel_std is not None:
@@ -162,7 +162,7 @@ def pixel_statistics(settings: EncoderSettings, built: dict[str, Any]) -> tuple[
     tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
     if not tags or settings.weights is None or open_clip.pretrained.is_pretrained_cfg(name, settings.weights):
         return found
-    published = {}
+    published: dict[tuple[_Colour, _Colour], str] = {}
     for tag in tags:
         config = open_clip.pretrained.get_pretrained_cfg(name, tag)
         published.setdefault((tuple(config["mean"]), tuple(config["std"])), tag)

@@ -38,4 +38,5 @@ def tokens_to_map(tokens: Tensor, *, prefix: int, rows: int, columns: int) -> Te
     Returns:
         FP32 [B,C,rows,columns].
     """
-    return tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+    features: Tensor = tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+    return features

@@ -175,7 +175,8 @@ def _windows(pixels: Tensor, settings: CropSettings, *, height: int, width: int)
         padding_mode="border",
         align_corners=False,
     )  # [B,3,G*height,width]
-    return cut.unflatten(2, (cells, height)).permute(0, 2, 3, 4, 1).round().to(torch.uint8)
+    windows: Tensor = cut.unflatten(2, (cells, height)).permute(0, 2, 3, 4, 1).round().to(torch.uint8)
+    return windows
 
 
 def _blur(pixels: Tensor, *, sigma_px: float) -> Tensor:

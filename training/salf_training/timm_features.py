@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import timm
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import VGG
 from torch import Tensor, nn
 

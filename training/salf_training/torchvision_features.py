@@ -4,11 +4,13 @@ torchvision's networks have no common way to say where their map is, so their gr
 pooling, or at the node that the user names.
 """
 
+import inspect
 import math
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchvision import ops
 from torchvision.models import VisionTransformer, get_model
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
@@ -19,8 +21,8 @@ PREFIX = "torchvision:"
 _MAP = "map"
 _POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _POOLING_FUNCTIONS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
-#: The same for looking and for cutting: every module of torchvision's own is looked into.
-_TRACING: dict[str, Any] = {"leaf_modules": [], "autowrap_modules": (math,)}
+#: What `create_feature_extractor` does not look into, so that the node found is one that it knows.
+_LEAVES = [one for _, one in inspect.getmembers(ops, inspect.isclass) if issubclass(one, nn.Module)]
 _SPATIAL_AXES = ([2, 3], [-2, -1])
 
 
@@ -45,7 +47,8 @@ def torchvision_source(name: str, options: dict[str, Any], *, node: str | None, 
 
 
 def _cut(network: nn.Module, node: str) -> nn.Module:
-    return create_feature_extractor(network, {node: _MAP}, tracer_kwargs=_TRACING)
+    cut: nn.Module = create_feature_extractor(network, {node: _MAP})
+    return cut
 
 
 def _read_map(network: nn.Module, images: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ class _VitReader:
 
 def _pooled_node(network: nn.Module, name: str) -> str:
     """The node whose output the last global pooling takes; pooling inside blocks comes before it."""
-    tracer = NodePathTracer(**_TRACING)
+    tracer = NodePathTracer(autowrap_modules=(math, ops), leaf_modules=_LEAVES)
     graph = tracer.trace(network)
     modules = dict(network.named_modules())
     pooling = [node for node in graph.nodes if _is_global_pooling(node, modules)]
