@@ -1,0 +1,71 @@
+"""From a checkpoint folder to report.html and evaluation.json."""
+
+import os
+from pathlib import Path
+
+from salf_training.checkpoint import load_checkpoint
+from salf_training.encoder_loading import load_encoders
+from salf_training.errors import DataError
+from salf_training.evaluation.document import EvaluationReport
+from salf_training.evaluation.evaluating import EvaluationSettings, evaluate_checkpoint
+from salf_training.evaluation.following import EncoderView
+from salf_training.evaluation.rendering import render
+from salf_training.progress import Progress, silent
+from salf_training.settings import read_settings
+
+REPORT_FILE, FIGURES_FILE = "report.html", "evaluation.json"
+
+
+def evaluate_folder(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    *,
+    train_data: Path | None = None,
+    encoder_settings: Path | None = None,
+    limit: int | None = None,
+    on_progress: Progress = silent,
+) -> EvaluationReport:
+    """Evaluate a checkpoint and write both reports; each file is the old one or the new one, never half of it.
+
+    Args:
+        checkpoint: folder.
+        data: pictures, with masks where there are any.
+        out: folder for the reports; made if needed.
+        train_data: training pictures to refit heads on.
+        encoder_settings: YAML of a training run; its encoder and prompts are used.
+        limit: most pictures.
+        on_progress: told as each stage goes on.
+
+    Raises:
+        TrainingError: a checkpoint, pictures, masks, settings or an encoder that cannot be used.
+    """
+    loaded = load_checkpoint(checkpoint)
+    view = None
+    if encoder_settings is not None:
+        settings = read_settings(encoder_settings)
+        view = EncoderView(tuple(load_encoders(settings.encoder)), settings.circles)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; --out must be a folder")
+    report, shown = evaluate_checkpoint(
+        loaded,
+        data,
+        name=checkpoint.resolve().name,
+        settings=EvaluationSettings(limit=limit),
+        train_data=train_data,
+        view=view,
+        on_progress=on_progress,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / REPORT_FILE, render(report, shown))
+    _replace(out / FIGURES_FILE, report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
