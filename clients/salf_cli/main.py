@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from salf_cli.concepts import concepts
+from salf_cli.evaluate import evaluate
 from salf_cli.explain import explain, models
 from salf_cli.export import export
 from salf_cli.import_ import import_published
@@ -23,7 +25,9 @@ app.command()(models)
 app.command()(serve)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(train)
+app.command(no_args_is_help=True)(evaluate)
 app.command("import", no_args_is_help=True)(import_published)
+app.add_typer(concepts)
 
 
 def _print_version(asked: bool) -> None:
