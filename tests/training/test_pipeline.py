@@ -182,3 +182,16 @@ def test_the_similarity_subset_is_a_seeded_choice_without_repetition(world):
     assert chosen == similarity_subset(pictures, 10, seed=0)
     assert chosen != similarity_subset(pictures, 10, seed=1)
     assert similarity_subset(pictures, 1000, seed=0) == list(range(24))
+
+
+def test_no_class_is_decided_by_concepts_that_the_pictures_do_not_show(world):
+    checkpoint = train(world, presence_cutoff=0.5)
+    shown = (checkpoint.model.head_weight != 0).any(dim=0).tolist()
+    assert dict(zip(checkpoint.concepts, shown, strict=True)) == {
+        **dict.fromkeys(COLOURS, True),
+        "dog": False,
+        "sail": False,
+    }
+    # They keep their maps, and the figures are those of the whole model.
+    assert checkpoint.model.concept_weight.abs().sum(dim=1).min() > 0
+    assert checkpoint.card.evaluation.accuracy == 1.0

@@ -21,6 +21,8 @@ from salf_training.image_folder import batches_of_pixels
 from salf_training.progress import Progress, silent
 from salf_training.prompts import CircleSettings, circle_alphas, draw_circles, grid_centres
 
+#: Of a concept's similarities, those that say whether it is in the pictures at all.
+_STRONGEST_SHARE = 0.002
 _EMBEDDINGS, _DONE = "embeddings.npy", "done.json"
 
 
@@ -87,6 +89,20 @@ def local_similarities(embeddings: NDArray[np.float16], texts: Tensor) -> Tensor
         FP32 [N,M,G], -1..1.
     """
     return torch.einsum("ngd,md->nmg", torch.from_numpy(np.array(embeddings)).float(), texts)
+
+
+def presence(similarities: Tensor) -> Tensor:
+    """How strongly each concept shows where it shows most: the mean of its top 0.2 % of similarities.
+
+    Args:
+        similarities: FP32 [N,M,G].
+
+    Returns:
+        FP32 [M], -1..1. (Label-free CBM filters by the top 5 of all pictures; a share does not depend on their number.)
+    """
+    per_concept = similarities.transpose(0, 1).flatten(1)
+    count = max(1, round(_STRONGEST_SHARE * per_concept.shape[1]))
+    return per_concept.topk(count, dim=1).values.mean(dim=1)
 
 
 def _embed(encoder: Encoder, pixels: Tensor, alphas: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class EncoderTraining(BaseModel):
     text_layers: int = 2
     context_length: int = Field(default=32, description="tokens")
     merges: int = 600
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=128, ge=2)
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05

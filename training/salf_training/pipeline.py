@@ -12,9 +12,9 @@ from torch import Tensor
 from salf_training.backbone import build_backbone, feature_shape
 from salf_training.bottleneck import fit_bottleneck
 from salf_training.checkpoint import Checkpoint, Evaluation, ModelCard, NecPoint, check_replaceable, save_checkpoint
-from salf_training.embeddings import cached_prompt_embeddings, local_similarities
+from salf_training.embeddings import cached_prompt_embeddings, local_similarities, presence
 from salf_training.encoder import Encoder, OpenClipEncoder
-from salf_training.errors import DataError
+from salf_training.errors import DataError, SettingsError
 from salf_training.features import compute_features, features_on_grid
 from salf_training.head import Head, HeadTraining, fit_head, fit_path, head_with_nec
 from salf_training.image_folder import LabelledPictures, read_image_folder, read_names
@@ -31,7 +31,10 @@ _STD_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class FittedHeads:
-    """The head that goes into the checkpoint, and what the others reached on held-out pictures."""
+    """The head that goes into the checkpoint, and what the others reached on held-out pictures.
+
+    The heads' weights are for the deciding concepts only.
+    """
 
     chosen: Head
     accuracy: float
@@ -75,11 +78,11 @@ def train_model(
     held_out_features = compute_features(
         model, held_out.paths, settings.preparation, stage="held-out features", on_progress=on_progress
     )
-    _fit_concepts(model, features, pictures, concepts, encoder, settings, on_progress)
+    deciding = _fit_concepts(model, features, pictures, concepts, encoder, settings, on_progress)
     if not _load_classifier(model, settings):
         _fit_classifier(model, features, pictures)
-    heads = _fit_heads(model, features, pictures, held_out_features, held_out, settings.head, on_progress)
-    model.head_weight.copy_(heads.chosen.weight)
+    heads = _fit_heads(model, features, pictures, held_out_features, held_out, deciding, settings.head, on_progress)
+    model.head_weight[:, deciding] = heads.chosen.weight
     model.head_bias.copy_(heads.chosen.bias)
     card = ModelCard(
         backbone=settings.backbone,
@@ -113,6 +116,9 @@ def similarity_subset(pictures: LabelledPictures, count: int, *, seed: int) -> l
 def _frozen_model(settings: TrainSettings, *, concepts: int, classes: int) -> SalfModel:
     """The model with its backbone's weights; everything after it still empty."""
     if settings.backbone_weights is None:
+        if not settings.pretrained:
+            _logger.warning("the backbone has fresh weights: set backbone_weights or pretrained for one that sees")
+        torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, pretrained=settings.pretrained)
     else:
         backbone = build_backbone(settings.backbone, weights=settings.backbone_weights)
@@ -133,8 +139,12 @@ def _fit_concepts(
     encoder: Encoder,
     settings: TrainSettings,
     on_progress: Progress,
-) -> None:
-    """Fit W_c on a subset's similarities, and the scores' mean and std on all training pictures."""
+) -> Tensor:
+    """Fit W_c on a subset's similarities, and the scores' mean and std on all training pictures.
+
+    Returns:
+        BOOL [M]: the concepts that are present enough in the pictures to decide a class.
+    """
     subset = similarity_subset(pictures, settings.similarity_pictures, seed=settings.seed)
     embeddings = cached_prompt_embeddings(
         settings.cache,
@@ -154,6 +164,13 @@ def _fit_concepts(
     std = pooled.std(dim=0)
     model.score_mean.copy_(pooled.mean(dim=0))
     model.score_std.copy_(std.clamp_min(_STD_FLOOR * float(std.median())))
+    shown = presence(similarities)
+    if not (shown >= settings.presence_cutoff).any():
+        raise SettingsError(
+            f"presence_cutoff {settings.presence_cutoff} leaves none of {len(concepts)} concepts to decide by; the "
+            f"strongest reaches {float(shown.max()):.2f}"
+        )
+    return shown >= settings.presence_cutoff
 
 
 def _fit_heads(
@@ -162,19 +179,15 @@ def _fit_heads(
     pictures: LabelledPictures,
     held_out_features: Tensor,
     held_out: LabelledPictures,
+    deciding: Tensor,
     settings: HeadTraining,
     on_progress: Progress,
 ) -> FittedHeads:
-    scores, held_out_scores = (model.scores(model.concept_maps(f)).double() for f in (features, held_out_features))
+    scores, held_out_scores = (
+        model.scores(model.concept_maps(f))[:, deciding].double() for f in (features, held_out_features)
+    )
     labels = torch.from_numpy(pictures.labels)
     path = fit_path(scores, labels, classes=len(pictures.classes), settings=settings, on_progress=on_progress)
-
-    def sparse(nec: int) -> tuple[Head, float]:
-        head = head_with_nec(path, nec, scores=scores, labels=labels, settings=settings)
-        return head, _accuracy(held_out_scores @ head.weight.T + head.bias, held_out)
-
-    curve = [(head.concepts_per_class, accuracy) for head, accuracy in map(sparse, settings.curve)]
-    chosen, accuracy = sparse(settings.concepts_per_class)
     dense = fit_head(
         scores,
         labels,
@@ -185,11 +198,24 @@ def _fit_heads(
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
     )
+    wanted = sorted({*settings.curve, settings.concepts_per_class})
+    heads: dict[int, Head] = {}
+    for nec in wanted:
+        heads[nec] = head_with_nec([*path, dense], nec, scores=scores, labels=labels, settings=settings)
+        on_progress("sparse heads", len(heads), len(wanted))
+
+    def reached(head: Head) -> float:
+        return _accuracy(held_out_scores @ head.weight.T + head.bias, held_out)
+
+    chosen = heads[settings.concepts_per_class]
     return FittedHeads(
         chosen=Head(chosen.weight.float(), chosen.bias.float()),
-        accuracy=accuracy,
-        curve=tuple(NecPoint(concepts_per_class=nec, accuracy=reached) for nec, reached in curve),
-        dense_accuracy=_accuracy(held_out_scores @ dense.weight.T + dense.bias, held_out),
+        accuracy=reached(chosen),
+        curve=tuple(
+            NecPoint(concepts_per_class=heads[nec].concepts_per_class, accuracy=reached(heads[nec]))
+            for nec in settings.curve
+        ),
+        dense_accuracy=reached(dense),
     )
 
 

@@ -41,7 +41,8 @@ class SceneWorldSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
-    scenes: int = Field(default=8000, ge=12, description="training scenes")
+    scenes: int = Field(default=12000, ge=12, description="training scenes, all of them for bottleneck and head")
+    backbone_scenes: int = Field(default=8000, ge=12, description="the first of them, which the backbone learns from")
     held_out_scenes: int = Field(default=1500, ge=12)
     encoder_scenes: int = Field(default=4000, ge=1, description="training scenes that the encoder learns from")
     circles_per_scene: int = Field(default=10, ge=1)
@@ -58,7 +59,10 @@ class SceneWorldSettings(BaseModel):
     backbone_training: BackboneTraining = BackboneTraining()
     similarity_pictures: int = Field(default=2000, ge=2)
     localisation_encoder_pictures: int = Field(default=300, ge=1, description="held-out scenes to judge the encoder by")
-    bottleneck: BottleneckTraining = BottleneckTraining()
+    # More steps fit the training similarities better and unseen pictures worse.
+    bottleneck: BottleneckTraining = BottleneckTraining(steps=500)
+    # The encoder learns a few hundred words; for the others (elephant, violin) its similarities mean nothing.
+    presence_cutoff: float = Field(default=0.7, ge=-1, le=1)
     head: HeadTraining = HeadTraining()
 
 
@@ -80,7 +84,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
     train, held_out = folder / "train", folder / "held_out"
     draw_splits(settings, train, held_out, on_progress=on_progress)
     scenes = {"seed", "scenes"}
-    from_backbone = scenes | {"backbone", "image_size", "backbone_training"}
+    from_backbone = scenes | {"backbone_scenes", "backbone", "image_size", "backbone_training"}
     backbone_weights = folder / "backbone.safetensors"
     if not _is_from(settings, from_backbone, backbone_weights):
         backbone_weights.unlink(missing_ok=True)
@@ -114,6 +118,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
             circles=settings.circles,
             similarity_pictures=settings.similarity_pictures,
             bottleneck=settings.bottleneck,
+            presence_cutoff=settings.presence_cutoff,
             head=settings.head,
         ),
         encoder=encoder,
@@ -196,13 +201,16 @@ def _train_backbone(settings: SceneWorldSettings, train: Path, out: Path, on_pro
     pictures = read_image_folder(train)
     if pictures.classes != tuple(sorted(CLASSES)):
         raise AssertionError(f"drawn classes {pictures.classes} are not the scenes' own")
-    pixels = np.concatenate(list(batches_of_pixels(pictures.paths, _preparation(settings), batch_size=64)))
+    first = {record.path for record in read_scenes(train)[: settings.backbone_scenes]}
+    kept = [index for index, path in enumerate(pictures.paths) if path in first]
+    paths = [pictures.paths[index] for index in kept]
+    pixels = np.concatenate(list(batches_of_pixels(paths, _preparation(settings), batch_size=64)))
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone)
     classifier = train_backbone(
         backbone,
         pixels,
-        pictures.labels,
+        pictures.labels[kept],
         classes=len(pictures.classes),
         pixel_mean=_HALF,
         pixel_std=_HALF,

@@ -44,6 +44,13 @@ class TrainSettings(BaseModel):
         default=2000, ge=2, description="training pictures that the bottleneck learns from"
     )
     bottleneck: BottleneckTraining = BottleneckTraining()
+    presence_cutoff: float = Field(
+        default=-1.0,
+        ge=-1,
+        le=1,
+        description="a concept whose strongest local similarities (mean of the top 0.2 %) stay below this is taken for "
+        "absent from the pictures: it keeps its map, but no class may be decided by it; -1 lets all decide",
+    )
     head: HeadTraining = HeadTraining()
 
 
