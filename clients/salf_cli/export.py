@@ -15,6 +15,9 @@ def export(
     repository: Annotated[Path, typer.Option(help="Model repository to publish into.", show_default=False)],
     name: Annotated[str, typer.Option(help="Name of the served model.", show_default=False)],
     top: Annotated[int, typer.Option(min=1, help="How many concepts an answer holds.")] = 16,
+    from_features: Annotated[
+        bool, typer.Option("--from-features", help="Also publish NAME_from_features, for published cases and tests.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Export a trained model, compare it with its source, and publish it as the next version.
@@ -26,7 +29,7 @@ def export(
     from salf_export import export_checkpoint
 
     with stderr_console().status(f"exporting {escape(str(checkpoint))} ..."):
-        report = export_checkpoint(checkpoint, repository, name=name, top=top)
+        report = export_checkpoint(checkpoint, repository, name=name, top=top, from_features=from_features)
     if json:
         print_json(TypeAdapter(type(report)).dump_python(report, mode="json"))
         return

@@ -164,7 +164,8 @@ def _only_model(transport: Transport, index: Iterable[IndexEntry], *, deadline: 
 
 
 def _is_explain_model(config: ModelConfig) -> bool:
-    return set(config.outputs) >= _EXPLAIN_OUTPUT_NAMES
+    # A model that starts from features has the same outputs, but takes no pictures; older exports name no role.
+    return set(config.outputs) >= _EXPLAIN_OUTPUT_NAMES and config.parameters.get("salf_role", "explain") == "explain"
 
 
 def _served_model(config: ModelConfig, entries: Iterable[IndexEntry]) -> ServedModel:

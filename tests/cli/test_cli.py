@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from salf_cli.main import app
 
-COMMANDS = ("explain", "models", "serve", "export", "train")
+COMMANDS = ("explain", "models", "serve", "export", "train", "import", "concepts", "evaluate")
 NOBODY = "127.0.0.1:9"
 
 

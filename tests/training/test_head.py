@@ -79,7 +79,9 @@ def test_at_the_largest_lambda_all_weights_are_zero_and_at_the_next_some_are_not
 
 def test_the_path_goes_from_sparse_to_dense():
     scores, labels = problem(5, count=400, concepts=12)
-    path = fit_path(scores, labels, classes=CLASSES, settings=HeadTraining(path_length=12))
+    path = fit_path(
+        scores, labels, classes=CLASSES, settings=HeadTraining(path_length=12, lambda_ratio=1e-3, tolerance=1e-6)
+    )
     necs = [head.concepts_per_class for head in path]
     # Single weights may leave on the way; the path as a whole must not turn back.
     assert all(later >= earlier - 0.5 for earlier, later in pairwise(necs))

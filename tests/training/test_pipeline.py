@@ -291,3 +291,16 @@ def test_a_dense_head_and_a_lambda_can_be_chosen(world, trained):
     sparse, sparser = (train(world, head_lambda=lam, head=HeadTraining(curve=())) for lam in (0.01, 0.1))
     assert 0 < sparser.card.concepts_per_class < sparse.card.concepts_per_class < len(CONCEPTS) + 1
     assert sparse.card.evaluation.nec_curve == ()
+
+
+def test_no_class_is_decided_by_concepts_that_the_pictures_do_not_show(world):
+    checkpoint = train(world, presence_cutoff=0.5)
+    shown = (checkpoint.model.head_weight != 0).any(dim=0).tolist()
+    assert dict(zip(checkpoint.concepts, shown, strict=True)) == {
+        **dict.fromkeys(COLOURS, True),
+        "dog": False,
+        "sail": False,
+    }
+    # They keep their maps, and the figures are those of the whole model.
+    assert checkpoint.model.concept_weight.abs().sum(dim=1).min() > 0
+    assert checkpoint.card.evaluation.accuracy == 1.0

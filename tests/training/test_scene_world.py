@@ -15,6 +15,7 @@ from salf_training.scenes import CLASSES, CONCEPTS, read_masks, read_scenes, wri
 
 TINY = SceneWorldSettings(
     scenes=480,
+    presence_cutoff=-1.0,
     held_out_scenes=96,
     encoder_scenes=48,
     circles_per_scene=3,

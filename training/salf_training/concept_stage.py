@@ -9,17 +9,24 @@ from torch import Tensor
 from salf_training.bottleneck import fit_bottleneck
 from salf_training.concept_sets import ConceptReport, filter_absent, filter_texts, filter_unlearnt, presence
 from salf_training.concept_sets.filters import embed_in_parts
-from salf_training.embeddings import cached_prompt_embeddings, iter_local_similarities, local_similarities
+from salf_training.embeddings import (
+    cached_prompt_embeddings,
+    iter_local_similarities,
+    local_similarities,
+    strongest_similarities,
+)
 from salf_training.encoder import Encoder
+from salf_training.errors import SettingsError
 from salf_training.progress import Progress
 from salf_training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class FittedConcepts:
-    """W_c FP32 [M,C] of the concepts that are left, and the report on those that are not."""
+    """W_c FP32 [M,C] of the concepts that are left, which may decide (BOOL [M]), and the report on the others."""
 
     weight: Tensor
+    deciding: Tensor
     report: ConceptReport
 
     @property
@@ -50,6 +57,7 @@ def fit_concepts(
 
     Raises:
         DataError: broken pictures, or a filter that leaves no concept.
+        SettingsError: a presence cutoff that leaves no concept to decide by.
     """
     filters, text_encoder = settings.concept_filters, encoders[0]
     if filters is None:
@@ -70,9 +78,11 @@ def fit_concepts(
             report, presence(batch for _, batch in iter_local_similarities(embeddings, texts)), filters.presence
         )
         texts = embed_in_parts(text_encoder, report.kept)
+    similarities = local_similarities(embeddings, texts)
+    deciding = _deciding(similarities, settings.presence_cutoff)
     weight, learnt = fit_bottleneck(
         on_grid,
-        local_similarities(embeddings, texts),
+        similarities,
         settings=settings.bottleneck,
         seed=settings.seed,
         on_progress=on_progress,
@@ -80,6 +90,17 @@ def fit_concepts(
     if filters is not None and filters.interpretability is not None:
         trained = report.kept
         report = filter_unlearnt(report, learnt, filters.interpretability)
-        left = set(report.kept)
-        weight = weight[[name in left for name in trained]]
-    return FittedConcepts(weight, report)
+        left = [name in set(report.kept) for name in trained]
+        weight, deciding = weight[left], deciding[left]
+    return FittedConcepts(weight, deciding, report)
+
+
+def _deciding(similarities: Tensor, cutoff: float) -> Tensor:
+    """BOOL [M]: the concepts that are present enough in the pictures to decide a class."""
+    shown = strongest_similarities(similarities)
+    if not (shown >= cutoff).any():
+        raise SettingsError(
+            f"presence_cutoff {cutoff} leaves none of {len(shown)} concepts to decide by; the strongest reaches "
+            f"{float(shown.max()):.2f}"
+        )
+    return shown >= cutoff

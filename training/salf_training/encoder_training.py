@@ -5,7 +5,7 @@ most batches hold the same one several times, and calling those negatives would 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
+from salf_training.backbone import load_fitting
 from salf_training.encoder import normalise_pixels, quiet_open_clip
 from salf_training.progress import Progress, silent
 from salf_training.prompts import CircleSettings, circle_alphas, draw_circles
@@ -41,9 +42,9 @@ class EncoderTraining(BaseModel):
     text_layers: int = 2
     context_length: int = Field(default=32, description="tokens")
     merges: int = 600
-    epochs: int = Field(default=3, ge=1)
-    batch_size: int = Field(default=256, ge=2)
-    learning_rate: float = 2e-3
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
 
 
@@ -76,6 +77,7 @@ def train_encoder(
     circles: CircleSettings,
     vocabulary: Sequence[str],
     seed: int,
+    tower_weights: Mapping[str, Tensor] | None = None,
     on_progress: Progress = silent,
 ) -> None:
     """Train and write a folder that open_clip itself loads as `local-dir:FOLDER`.
@@ -87,7 +89,11 @@ def train_encoder(
         circles: how the red circles look.
         vocabulary: texts that the merges are learnt from, `samples.texts` and the concepts at least.
         seed: of weights and order.
+        tower_weights: state dict that the image tower starts from; None starts it from nothing.
         on_progress: told of every step.
+
+    Raises:
+        WeightsError: the tower's weights do not fit it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merges = learn_merges(vocabulary, count=settings.merges)
@@ -102,6 +108,8 @@ def train_encoder(
     with quiet_open_clip():  # which would warn that the folder has no weights yet
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False).to(memory_format=torch.channels_last)
         tokenise = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / MERGES_FILE))
+    if tower_weights is not None:
+        load_fitting(model.visual.trunk, tower_weights, source="the tower's first weights")
     tokens = tokenise(list(samples.texts))
     optimiser = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
     count = len(samples.picture)
@@ -126,9 +134,10 @@ def train_encoder(
             )
             different, position = samples.text[chosen].unique(return_inverse=True)
             with torch.autocast("cpu", torch.bfloat16):
-                image_features = F.normalize(model.encode_image(images), dim=-1)
-                text_features = F.normalize(model.encode_text(tokens[different]), dim=-1)
-            similarity = model.logit_scale.exp() * image_features.float() @ text_features.float().T
+                image_features, text_features = model.encode_image(images), model.encode_text(tokens[different])
+            # In bfloat16 a cosine is off by up to 0.004, which the scale of up to 100 would make 0.4.
+            cosine = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
+            similarity = model.logit_scale.exp() * cosine
             loss = _shared_text_loss(similarity, position)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

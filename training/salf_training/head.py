@@ -27,10 +27,10 @@ class HeadTraining(BaseModel):
     concepts_per_class: int = Field(default=5, ge=1, description="NEC of the head that goes into the checkpoint")
     curve: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 5, 10, 30), description="NECs reported in the model card")
     alpha: float = Field(default=0.99, gt=0, le=1, description="share of the L1 part")
-    path_length: int = Field(default=40, ge=2, description="lambdas from the first non-zero weight downwards")
-    lambda_ratio: float = Field(default=1e-3, gt=0, lt=1, description="smallest lambda / largest")
+    path_length: int = Field(default=25, ge=2, description="lambdas from the first non-zero weight downwards")
+    lambda_ratio: float = Field(default=5e-3, gt=0, lt=1, description="smallest lambda / largest")
     refit_penalty: float = Field(default=1e-4, ge=0, description="L2 penalty of the refit on the chosen concepts")
-    tolerance: float = Field(default=1e-6, gt=0, description="largest change of a weight at which a fit ends")
+    tolerance: float = Field(default=1e-5, gt=0, description="largest change of a weight at which a fit ends")
     max_iterations: int = Field(default=2000, ge=1)
 
 
@@ -140,9 +140,10 @@ def head_with_nec(
 ) -> Head:
     """A head in which no class has more than the wanted number of concepts.
 
-    Takes the first head of the path that has enough in every class (the densest if none has), cuts each class's
-    smallest weights, and fits the remaining ones again without the L1 part (the relaxed elastic net, Meinshausen 2007),
-    which takes back the shrinkage.
+    Starts from the first head of the path that has twice as many in every class (or at least as many, or the last one),
+    then takes away each class's smallest weights a fifth at a time and fits the remaining ones again without the L1
+    part (the relaxed elastic net, Meinshausen 2007). Fitting in between lets the concepts that stay take over from
+    those that go.
 
     Args:
         path: heads from sparse to dense.
@@ -151,19 +152,45 @@ def head_with_nec(
         labels: INT64 [N].
         settings: penalty of the refit.
     """
-    enough = next((h for h in path if int((h.weight != 0).sum(dim=1).min()) >= concepts_per_class), path[-1])
-    strongest = enough.weight.abs().topk(min(concepts_per_class, enough.weight.shape[1]), dim=1).indices
-    support = torch.zeros_like(enough.weight, dtype=torch.bool).scatter_(1, strongest, value=True)
-    support &= enough.weight != 0
-    start = Head(enough.weight * support, enough.bias)
+    fewest = [int((head.weight != 0).sum(dim=1).min()) for head in path]
+    enough = (at for need in (2 * concepts_per_class, concepts_per_class) for at, n in enumerate(fewest) if n >= need)
+    head = path[next(enough, -1)]
+    most = int((head.weight != 0).sum(dim=1).max())
+    while most > concepts_per_class:
+        most = max(concepts_per_class, int(0.8 * most))
+        head = _refit(head, most, scores, labels, settings, tolerance=1e-4, max_iterations=200)
+    return _refit(
+        head,
+        concepts_per_class,
+        scores,
+        labels,
+        settings,
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
+    )
+
+
+def _refit(
+    head: Head,
+    most: int,
+    scores: Scores,
+    labels: Tensor,
+    settings: HeadTraining,
+    *,
+    tolerance: float,
+    max_iterations: int,
+) -> Head:
+    """Keep each class's `most` largest weights and fit those again under the L2 penalty alone."""
+    strongest = head.weight.abs().topk(min(most, head.weight.shape[1]), dim=1).indices
+    support = torch.zeros_like(head.weight, dtype=torch.bool).scatter_(1, strongest, value=True) & (head.weight != 0)
     return fit_head(
         scores,
         labels,
-        classes=len(support),
+        classes=len(head.weight),
         l1=0.0,
         l2=settings.refit_penalty,
-        start=start,
+        start=Head(head.weight * support, head.bias),
         support=support,
-        tolerance=settings.tolerance,
-        max_iterations=settings.max_iterations,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
     )

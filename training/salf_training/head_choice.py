@@ -26,7 +26,10 @@ class LabelledScores:
 
 @dataclass(frozen=True)
 class FittedHeads:
-    """The chosen head (FP32), and what it and the others reached on held-out pictures."""
+    """The chosen head (FP32), and what it and the others reached on held-out pictures.
+
+    Weights are for the columns of the scores that the heads were fitted on.
+    """
 
     chosen: Head
     accuracy: float
@@ -53,16 +56,13 @@ def choose_heads(
         settings: path, refit, and the numbers of concepts per class.
         dense: choose the head without a sparsity penalty.
         lam: choose the head of this lambda, as the elastic net leaves it (no refit); None: by concepts per class.
-        on_progress: told after every head of the path.
+        on_progress: told after every head of the path, and after every sparse head.
     """
     labels = torch.from_numpy(train.labels)
     by_count = not dense and lam is None
     path: list[Head] = []
     if by_count or settings.curve:
         path = fit_path(train.scores, labels, classes=classes, settings=settings, on_progress=on_progress)
-
-    def sparse(concepts_per_class: int) -> Head:
-        return head_with_nec(path, concepts_per_class, scores=train.scores, labels=labels, settings=settings)
 
     def fitted(*, l1: float, l2: float, start: Head | None) -> Head:
         return fit_head(
@@ -76,17 +76,22 @@ def choose_heads(
             max_iterations=settings.max_iterations,
         )
 
-    curve = [
-        NecPoint(concepts_per_class=head.concepts_per_class, accuracy=held_out.accuracy(head))
-        for head in map(sparse, settings.curve)
-    ]
     dense_head = fitted(l1=0.0, l2=settings.refit_penalty, start=path[-1] if path else None)
+    wanted = sorted({*settings.curve, *([settings.concepts_per_class] if by_count else [])})
+    sparse: dict[int, Head] = {}
+    for nec in wanted:
+        sparse[nec] = head_with_nec([*path, dense_head], nec, scores=train.scores, labels=labels, settings=settings)
+        on_progress("sparse heads", len(sparse), len(wanted))
+    curve = [
+        NecPoint(concepts_per_class=sparse[nec].concepts_per_class, accuracy=held_out.accuracy(sparse[nec]))
+        for nec in settings.curve
+    ]
     if dense:
         chosen = dense_head
     elif lam is not None:
         chosen = fitted(l1=lam * settings.alpha, l2=lam * (1 - settings.alpha), start=None)
     else:
-        chosen = sparse(settings.concepts_per_class)
+        chosen = sparse[settings.concepts_per_class]
     return FittedHeads(
         chosen=Head(chosen.weight.float(), chosen.bias.float()),
         accuracy=held_out.accuracy(chosen),

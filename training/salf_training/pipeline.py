@@ -1,5 +1,6 @@
 """From settings to a checkpoint: features, local similarities, bottleneck, head, figures. Stages are functions."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,8 @@ from salf_training.own_classifier import fit_probe, read_classifier
 from salf_training.progress import Progress, silent
 from salf_training.score_tables import Table, column_statistics, fill_table, pieces, right_share, standardise
 from salf_training.settings import TrainSettings
+
+_logger = logging.getLogger(__name__)
 
 #: Share of a typical concept's spread below which a concept counts as constant; its scores stay near zero.
 _STD_FLOOR = 1e-3
@@ -106,14 +109,14 @@ def train(settings: TrainSettings, *, encoder: Encoder | None = None, on_progres
     settings.cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="tables-", dir=settings.cache) as folder:
         own = _own_classifier(split, settings, folder=Path(folder))
-        heads = _fit_heads(model, split, held_out, settings, Path(folder), on_progress)
+        heads = _fit_heads(model, fitted.deciding, split, held_out, settings, Path(folder), on_progress)
     for buffer, value in (
         (model.classifier_weight, own.weight),
         (model.classifier_bias, own.bias),
-        (model.head_weight, heads.chosen.weight),
         (model.head_bias, heads.chosen.bias),
     ):
         buffer.copy_(value)
+    model.head_weight[:, fitted.deciding] = heads.chosen.weight
     card = ModelCard(
         backbone=settings.backbone,
         preparation=settings.preparation,
@@ -179,6 +182,9 @@ def similarity_subset(pictures: LabelledPictures, count: int, *, seed: int) -> l
 def _bare_model(settings: TrainSettings, *, classes: int) -> tuple[SalfModel, tuple[int, int, int]]:
     """The model with its backbone's weights and no concepts yet, and the shape (C, h, w) of its features."""
     if settings.backbone_weights is None:
+        if not settings.pretrained:
+            _logger.warning("the backbone has fresh weights: set backbone_weights or pretrained for one that sees")
+        torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, pretrained=settings.pretrained)
     else:
         backbone = build_backbone(settings.backbone, weights=settings.backbone_weights)
@@ -217,13 +223,14 @@ def _own_classifier(split: _Split, settings: TrainSettings, *, folder: Path) -> 
 
 def _fit_heads(
     model: SalfModel,
+    deciding: Tensor,
     split: _Split,
     held_out: _Split,
     settings: TrainSettings,
     folder: Path,
     on_progress: Progress,
 ) -> FittedHeads:
-    """Statistics of the scores into the model, then the heads on standardised scores."""
+    """Statistics of all scores into the model, then the heads on the deciding concepts' standardised scores."""
     raw, raw_held_out = (
         fill_table(
             _pooled_maps(model, part, settings, stage, on_progress),
@@ -239,7 +246,15 @@ def _fit_heads(
     model.score_std.copy_(std.clamp_min(_STD_FLOOR * float(std.median())))
 
     def standardised(table: Table) -> Table:
-        return standardise(table, model.score_mean.double(), model.score_std.double())
+        if not deciding.all():
+            table = fill_table(
+                (piece[:, deciding] for piece in pieces(table)),
+                count=len(table),
+                columns=int(deciding.sum()),
+                folder=folder,
+                held_bytes=settings.held_table_bytes,
+            )
+        return standardise(table, model.score_mean[deciding].double(), model.score_std[deciding].double())
 
     return choose_heads(
         LabelledScores(standardised(raw), split.pictures.labels),

@@ -12,9 +12,7 @@ from salf_training.image_folder import batches_of_pixels
 from salf_training.progress import Progress, silent
 from salf_training.scenes import DRAWN_OBJECTS, SIDE, SceneRecord, read_masks
 
-#: A circled place is named by what lies under it; some samples name it in a phrase, as captions do.
-_CIRCLED_TEXTS = ("{}", "{}", "a {}")
-_NOTHING = ("nothing here", "empty background")
+_NOTHING = "empty background"
 _CROP_MARGIN_PX = 12
 _Sample = tuple[int, tuple[float, float, float, float], tuple[float, float], str]
 
@@ -80,9 +78,10 @@ def _circled(
             if under:
                 name = under[generator.integers(len(under))]
             else:
-                yield (y, x), _NOTHING[generator.integers(len(_NOTHING))]
+                yield (y, x), _NOTHING
                 continue
-        yield (y, x), _CIRCLED_TEXTS[generator.integers(len(_CIRCLED_TEXTS))].format(name)
+        # Always by the bare name: "a car" and "car" in one batch would be each other's negatives.
+        yield (y, x), name
 
 
 def _crops(
@@ -96,4 +95,4 @@ def _crops(
         first, last = np.array([y[0], x[0]]), np.array([y[-1], x[-1]]) + 1
         side = min(float((last - first).max()) + 2 * _CROP_MARGIN_PX, float(SIDE))
         top, left = np.clip((first + last - side) / 2, 0, SIDE - side).tolist()
-        yield (top, left, top + side, left + side), f"a {name}"
+        yield (top, left, top + side, left + side), name

@@ -29,6 +29,7 @@ from salf_training.scene_samples import scene_samples
 from salf_training.scenes import CLASSES, CONCEPTS, read_scenes, write_scenes
 from salf_training.scenes.files import DRAWING_VERSION
 from salf_training.settings import TrainSettings
+from salf_training.weights import read_weights
 
 _HELD_OUT_SEED = 1_000_000  # far from the training scenes' seeds
 _HALF = (0.5, 0.5, 0.5)
@@ -40,19 +41,28 @@ class SceneWorldSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
-    scenes: int = Field(default=8000, ge=12, description="training scenes")
+    scenes: int = Field(default=12000, ge=12, description="training scenes, all of them for bottleneck and head")
+    backbone_scenes: int = Field(default=8000, ge=12, description="the first of them, which the backbone learns from")
     held_out_scenes: int = Field(default=1500, ge=12)
     encoder_scenes: int = Field(default=4000, ge=1, description="training scenes that the encoder learns from")
     circles_per_scene: int = Field(default=10, ge=1)
     crops_per_scene: int = Field(default=2, ge=0)
     encoder: EncoderTraining = EncoderTraining()
-    circles: CircleSettings = CircleSettings()
+    encoder_starts_from_backbone: bool = Field(
+        default=True,
+        description="the image tower starts from the backbone's weights, which must be of the same network",
+    )
+    # A line of 2.5 px at the small encoder's 112 px: it must stand out to a network that sees little.
+    circles: CircleSettings = CircleSettings(line_width=5 / 224)
     backbone: BackboneSettings = BackboneSettings(name="test_resnet", options={"output_stride": 16})
     image_size: int = Field(default=112, description="pixels of the model's input")
     backbone_training: BackboneTraining = BackboneTraining()
     similarity_pictures: int = Field(default=2000, ge=2)
     localisation_encoder_pictures: int = Field(default=300, ge=1, description="held-out scenes to judge the encoder by")
-    bottleneck: BottleneckTraining = BottleneckTraining()
+    # More steps fit the training similarities better and unseen pictures worse.
+    bottleneck: BottleneckTraining = BottleneckTraining(steps=500)
+    # The encoder learns a few hundred words; for the others (elephant, violin) its similarities mean nothing.
+    presence_cutoff: float = Field(default=0.7, ge=-1, le=1)
     head: HeadTraining = HeadTraining()
 
 
@@ -74,22 +84,23 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
     train, held_out = folder / "train", folder / "held_out"
     draw_splits(settings, train, held_out, on_progress=on_progress)
     scenes = {"seed", "scenes"}
+    from_backbone = scenes | {"backbone_scenes", "backbone", "image_size", "backbone_training"}
+    backbone_weights = folder / "backbone.safetensors"
+    if not _is_from(settings, from_backbone, backbone_weights):
+        backbone_weights.unlink(missing_ok=True)
+        _train_backbone(settings, train, backbone_weights, on_progress)
+        _note_from(settings, from_backbone, backbone_weights)
     from_encoder = scenes | {"encoder_scenes", "circles_per_scene", "crops_per_scene", "encoder", "circles"}
+    if settings.encoder_starts_from_backbone:
+        from_encoder |= from_backbone | {"encoder_starts_from_backbone"}
     weights = folder / "encoder" / WEIGHTS_FILE
     if not _is_from(settings, from_encoder, weights):
         weights.unlink(missing_ok=True)
-        _train_encoder(settings, train, weights.parent, on_progress)
+        start = read_weights(backbone_weights) if settings.encoder_starts_from_backbone else None
+        _train_encoder(settings, train, weights.parent, start, on_progress)
         _note_from(settings, from_encoder, weights)
-    from_backbone = scenes | {"backbone", "image_size", "backbone_training"}
-    weights = folder / "backbone.safetensors"
-    if not _is_from(settings, from_backbone, weights):
-        weights.unlink(missing_ok=True)
-        _train_backbone(settings, train, weights, on_progress)
-        _note_from(settings, from_backbone, weights)
     (folder / "concepts.txt").write_text("".join(f"{name}\n" for name in CONCEPTS))
-    encoder_settings = EncoderSettings(
-        model=f"local-dir:{folder / 'encoder'}", merges=folder / "encoder" / MERGES_FILE, templates=("{}", "a {}")
-    )
+    encoder_settings = EncoderSettings(model=f"local-dir:{folder / 'encoder'}", merges=folder / "encoder" / MERGES_FILE)
     encoder = OpenClipEncoder(encoder_settings)
     checkpoint = train_model(
         TrainSettings(
@@ -99,7 +110,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
             cache=folder / "cache",
             seed=settings.seed,
             backbone=settings.backbone,
-            backbone_weights=folder / "backbone.safetensors",
+            backbone_weights=backbone_weights,
             preparation=_preparation(settings),
             pixel_mean=_HALF,
             pixel_std=_HALF,
@@ -107,6 +118,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
             circles=settings.circles,
             similarity_pictures=settings.similarity_pictures,
             bottleneck=settings.bottleneck,
+            presence_cutoff=settings.presence_cutoff,
             head=settings.head,
         ),
         encoder=encoder,
@@ -158,7 +170,13 @@ def _preparation(settings: SceneWorldSettings) -> Preparation:
     return Preparation(height=settings.image_size, width=settings.image_size)
 
 
-def _train_encoder(settings: SceneWorldSettings, train: Path, folder: Path, on_progress: Progress) -> None:
+def _train_encoder(
+    settings: SceneWorldSettings,
+    train: Path,
+    folder: Path,
+    tower_weights: dict[str, torch.Tensor] | None,
+    on_progress: Progress,
+) -> None:
     samples = scene_samples(
         read_scenes(train)[: settings.encoder_scenes],
         image_size=settings.encoder.image_size,
@@ -174,6 +192,7 @@ def _train_encoder(settings: SceneWorldSettings, train: Path, folder: Path, on_p
         circles=settings.circles,
         vocabulary=[*samples.texts, *CONCEPTS],
         seed=settings.seed,
+        tower_weights=tower_weights,
         on_progress=on_progress,
     )
 
@@ -182,13 +201,16 @@ def _train_backbone(settings: SceneWorldSettings, train: Path, out: Path, on_pro
     pictures = read_image_folder(train)
     if pictures.classes != tuple(sorted(CLASSES)):
         raise AssertionError(f"drawn classes {pictures.classes} are not the scenes' own")
-    pixels = np.concatenate(list(batches_of_pixels(pictures.paths, _preparation(settings), batch_size=64)))
+    first = {record.path for record in read_scenes(train)[: settings.backbone_scenes]}
+    kept = [index for index, path in enumerate(pictures.paths) if path in first]
+    paths = [pictures.paths[index] for index in kept]
+    pixels = np.concatenate(list(batches_of_pixels(paths, _preparation(settings), batch_size=64)))
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone)
     classifier = train_backbone(
         backbone,
         pixels,
-        pictures.labels,
+        pictures.labels[kept],
         classes=len(pictures.classes),
         pixel_mean=_HALF,
         pixel_std=_HALF,
