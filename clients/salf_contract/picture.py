@@ -80,6 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.width == 0 or image.height == 0:
         raise PictureError(f"the picture has no pixels (size {image.width} x {image.height})")
+    image.load()  # a lazily opened file that is broken fails here, not in the middle of what follows
     # exif_transpose copies even where there is nothing to turn, and large photographs are worth not copying.
     upright = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     if upright.mode == "RGB":
@@ -138,8 +139,9 @@ def prepare(image: Image.Image, preparation: Preparation) -> Prepared:
     # The largest box of the model's aspect ratio that fits, shrunk by the crop fraction, in the centre.
     scale = min(rgb.width / preparation.width, rgb.height / preparation.height) * preparation.crop_fraction
     box_width, box_height = preparation.width * scale, preparation.height * scale
-    left, top = (rgb.width - box_width) / 2, (rgb.height - box_height) / 2
-    box = (left, top, left + box_width, top + box_height)
+    # Rounding may push a box that touches the edges over them, by less than a millionth of a pixel.
+    left, top = max(0.0, (rgb.width - box_width) / 2), max(0.0, (rgb.height - box_height) / 2)
+    box = (left, top, min(left + box_width, float(rgb.width)), min(top + box_height, float(rgb.height)))
     size = (preparation.width, preparation.height)
     if rgb.size == size and preparation.crop_fraction == 1:
         pixels = np.array(rgb)

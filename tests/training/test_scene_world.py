@@ -65,12 +65,11 @@ def test_a_tiny_world_gives_a_measured_checkpoint_and_is_used_again(tmp_path):
     assert [file.stat().st_mtime_ns for file in kept] == before
     assert second.card.evaluation == first.card.evaluation
 
-    # A backbone of another schedule is another backbone; the encoder does not depend on it.
+    # A backbone of another schedule is another backbone, and the encoder starts from it.
     shorter = TINY.model_copy(update={"backbone_training": BackboneTraining(epochs=1, batch_size=32)})
     told.clear()
     train_scene_world(shorter, tmp_path / "world", on_progress=lambda stage, *_: told.append(stage))
-    assert "backbone" in told
-    assert not {"encoder", "similarities"} & set(told)
+    assert {"backbone", "encoder", "similarities"} <= set(told)
     with pytest.raises(DataError, match="drawn with other settings"):
         train_scene_world(TINY.model_copy(update={"scenes": 470}), tmp_path / "world")
 
@@ -99,13 +98,13 @@ def test_encoder_samples_name_what_lies_under_the_circle(tmp_path):
         y, x = (samples.centre[index] * 224 / 57).tolist()
         under = {name for name, mask in masks.items() if mask[min(int(y + 1e-3), 223), min(int(x + 1e-3), 223)]}
         text = samples.texts[samples.text[index]]
-        if text in ("nothing here", "empty background"):
+        if text == "empty background":
             assert not under
             nothing += 1
         else:
-            assert text.removeprefix("a ") in under
+            assert text in under
             named += 1
-    assert named > 50
+    assert named > 40
     boxes = samples.box[~circled]
     assert boxes.min() >= 0
     assert boxes.max() <= 57 + 1e-3
