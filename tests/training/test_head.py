@@ -107,7 +107,7 @@ def test_progress_counts_every_head_of_the_path():
 @pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8, 30])
 def test_no_class_has_more_concepts_than_asked_for(wanted):
     scores, labels = problem(7, skew=1.0)
-    settings = HeadTraining(path_length=20)
+    settings = HeadTraining(path_length=20, lambda_ratio=1e-3)
     path = fit_path(scores, labels, classes=CLASSES, settings=settings)
     head = head_with_nec(path, wanted, scores=scores, labels=labels, settings=settings)
     per_class = (head.weight != 0).sum(dim=1)
@@ -168,7 +168,7 @@ def test_scores_on_disk_give_the_head_of_scores_in_memory(tmp_path, dtype, piece
 def test_the_path_and_the_wanted_number_of_concepts_work_on_disk_too(tmp_path):
     scores, labels = problem(12)
     table = on_disk(scores, tmp_path, np.float64)
-    settings = HeadTraining(path_length=8)
+    settings = HeadTraining(path_length=8, tolerance=1e-6)
     heads = []
     for given_scores in (scores, table):
         path = fit_path(given_scores, labels, classes=CLASSES, settings=settings)

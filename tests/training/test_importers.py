@@ -323,14 +323,6 @@ def test_a_tensor_that_was_trained_is_read_without_its_gradient(tmp_path):
     assert tensor.tolist() == [1, 1, 1]
 
 
-def test_the_documents_python_example_runs(tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs" / "importing.md").read_text()
-    write_published(tmp_path / "published", "show-and-tell", channels=64)
-    monkeypatch.chdir(tmp_path)
-    exec(text.partition("```python\n")[2].partition("```")[0], {})
-    assert capsys.readouterr().out == "('case_from_features',)\n"
-
-
 def salf(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
