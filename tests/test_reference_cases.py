@@ -1,6 +1,7 @@
 """Published checkpoint layouts against the answers of the published formulas: in PyTorch, and through the real Triton.
 
-The cases lie beside the repository, in ../shared/reference ($SALF_REFERENCE says where else).
+The cases lie beside the repository, in ../shared/reference ($SALF_REFERENCE says where else). They are not part of it:
+a clone that stands alone skips these tests, CI has them and fails without.
 """
 
 import os
@@ -32,7 +33,8 @@ LAYOUTS = {
 def read_case(name: str) -> dict[str, np.ndarray]:
     path = REFERENCE / name / "case.npz"
     if not path.is_file():
-        pytest.fail(f"the reference case {path} is missing; set SALF_REFERENCE to the folder that holds {name}/")
+        told = f"the reference case {path} is missing; set SALF_REFERENCE to the folder that holds {name}/"
+        (pytest.fail if {"CI", "SALF_REFERENCE"} & os.environ.keys() else pytest.skip)(told)
     with np.load(path, allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files}
 
