@@ -21,6 +21,12 @@ ALL_MAPS_MODEL = "{name}_all_maps"
 ALL_SCORES_MODEL = "{name}_all_scores"
 #: For published cases and tests: starts from the backbone's features, and answers with everything.
 FROM_FEATURES_MODEL = "{name}_from_features"
+#: What is in this region, and what if a concept were weaker or stronger somewhere.
+WHAT_IF_MODEL = "{name}_what_if"
+#: Takes JPEG, PNG or WebP bytes instead of pixels, and answers like NAME.
+ENCODED_MODEL = "{name}_encoded"
+#: How many edits one what-if question takes.
+EDIT_SLOTS = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,35 @@ ALL_SCORES_OUTPUTS = (TensorSpec("all_scores", "FP32", (-1,)), _CONTRACT_ID)  # 
 FEATURES_INPUT = TensorSpec("features", "FP32", (-1, -1, -1))
 FROM_FEATURES_INPUTS = (FEATURES_INPUT, _TARGET_INPUT)
 FROM_FEATURES_OUTPUTS = (*EXPLAIN_OUTPUTS, ALL_MAPS_OUTPUTS[0], ALL_SCORES_OUTPUTS[0])
+
+WHAT_IF_INPUTS = (
+    IMAGE_INPUT,
+    _TARGET_INPUT,
+    TensorSpec("region", "FP32", ("h", "w")),  # weight of each cell, >= 0; all zero: no region is asked about
+    TensorSpec("edit_concepts", "INT32", (EDIT_SLOTS,)),  # concept index; NO_CONCEPT in unused slots
+    # In training standard deviations: (c - mean) / std of the concept becomes that plus strength * mask.
+    TensorSpec("edit_strengths", "FP32", (EDIT_SLOTS,)),
+    TensorSpec("edit_masks", "FP32", (EDIT_SLOTS, "h", "w")),  # 0..1
+)
+WHAT_IF_OUTPUTS = (
+    TensorSpec("region_scores", "FP32", (-1,)),  # [M] average pooling: z of the region; softmax: mean of raw maps
+    TensorSpec("logits", "FP32", (-1,)),  # [K] before any edit
+    TensorSpec("target_class", "INT32", (1,)),  # the class asked for, or the one predicted before any edit
+    TensorSpec("bias", "FP32", (1,)),  # of the target class
+    TensorSpec("contributions", "FP32", (-1,)),  # [M] to the target class, before any edit
+    TensorSpec("edited_logits", "FP32", (-1,)),  # [K]
+    TensorSpec("edited_contributions", "FP32", (-1,)),  # [M] to the target class
+    _CONTRACT_ID,
+)
+
+#: One encoded picture, as KServe v2 BYTES.
+ENCODED_INPUT = TensorSpec("encoded", "BYTES", (1,))
+ENCODED_INPUTS = (ENCODED_INPUT, _TARGET_INPUT)
+ENCODED_OUTPUTS = (
+    *EXPLAIN_OUTPUTS,
+    TensorSpec("source_size", "INT32", (2,)),  # (width, height) in pixels, after EXIF orientation
+    TensorSpec("crop_box", "FP32", (4,)),  # (left, top, right, bottom) in source pixels: what the model saw
+)
 
 
 def sum_tolerance(contributions: NDArray[np.floating]) -> float:
