@@ -3,7 +3,8 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ContractError, MetadataError, PictureError
+from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
     Fidelity,
@@ -12,6 +13,20 @@ from salf_contract.metadata import (
     metadata_in_parameters,
     metadata_parameter,
     parse_metadata,
+)
+from salf_contract.model_config import (
+    CONFIG_FILE,
+    VERSION_CONFIG_FILE,
+    ConfigField,
+    parameters_in,
+    parse_config,
+    quoted,
+    seal_is_intact,
+    sealed,
+    served_versions,
+    with_field,
+    with_parameter,
+    with_served_version,
 )
 from salf_contract.picture import Preparation, Prepared, array_to_picture, decode_picture, prepare, to_rgb
 from salf_contract.placement import place_map
@@ -47,6 +62,7 @@ __all__ = [
     "ALL_MAPS_OUTPUTS",
     "ALL_SCORES_MODEL",
     "ALL_SCORES_OUTPUTS",
+    "CONFIG_FILE",
     "CONTRACT_ID_WORDS",
     "EDIT_SLOTS",
     "ENCODED_INPUT",
@@ -60,14 +76,21 @@ __all__ = [
     "FROM_FEATURES_MODEL",
     "FROM_FEATURES_OUTPUTS",
     "IMAGE_INPUT",
+    "MANIFEST_FILE",
     "METADATA_FILE",
     "NO_CONCEPT",
     "PREDICTED_CLASS",
+    "VERSION_CONFIG_FILE",
     "WHAT_IF_INPUTS",
     "WHAT_IF_MODEL",
     "WHAT_IF_OUTPUTS",
+    "ConfigError",
+    "ConfigField",
     "ContractError",
     "Fidelity",
+    "FileStamp",
+    "Manifest",
+    "ManifestError",
     "Metadata",
     "MetadataError",
     "PictureError",
@@ -77,11 +100,22 @@ __all__ = [
     "array_to_picture",
     "contract_id_from_words",
     "decode_picture",
+    "manifest_problems",
     "metadata_in_parameters",
     "metadata_parameter",
+    "parameters_in",
+    "parse_config",
+    "parse_manifest",
     "parse_metadata",
     "place_map",
     "prepare",
+    "quoted",
+    "seal_is_intact",
+    "sealed",
+    "served_versions",
     "sum_tolerance",
     "to_rgb",
+    "with_field",
+    "with_parameter",
+    "with_served_version",
 ]

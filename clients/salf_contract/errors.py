@@ -2,7 +2,9 @@
 
 ContractError
 ├── PictureError    bytes, a file or an array that is no usable picture
-└── MetadataError   a metadata document that is broken or of another format version
+├── MetadataError   a metadata document that is broken or of another format version
+├── ManifestError   a manifest that is broken, changed or of another format version
+└── ConfigError     a config.pbtxt that is no protobuf text format
 """
 
 
@@ -16,3 +18,11 @@ class PictureError(ContractError):
 
 class MetadataError(ContractError):
     """A metadata document is not valid JSON, misses fields, or has an unknown format version."""
+
+
+class ManifestError(ContractError):
+    """A manifest is not valid JSON, misses fields, has an unknown format version, or was changed."""
+
+
+class ConfigError(ContractError):
+    """A config.pbtxt cannot be read."""

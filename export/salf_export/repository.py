@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from salf_contract import METADATA_FILE, Metadata, MetadataError, parse_metadata
+from salf_contract import CONFIG_FILE, METADATA_FILE, Metadata, MetadataError, parse_metadata
 from salf_export.errors import OptionError, RepositoryError
-from salf_export.triton_config import CONFIG_FILE
 
 _OLD_CONFIG = "config.pbtxt.before"
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")

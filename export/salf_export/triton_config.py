@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from salf_contract import Metadata, TensorSpec, metadata_parameter
+from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
 from salf_export.errors import OptionError
 
-CONFIG_FILE = "config.pbtxt"
 GRAPH_FILE = "model.onnx"
 ROLE_PARAMETER = "salf_role"
 Role = Literal["explain", "all_maps", "all_scores", "from_features"]
@@ -105,20 +104,6 @@ def config_text(
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def quoted(text: str) -> str:
-    """A protobuf text-format string literal; everything outside printable ASCII as octal bytes."""
-    out = []
-    for byte in text.encode():
-        character = chr(byte)
-        if character in '"\\':
-            out.append("\\" + character)
-        elif 0x20 <= byte < 0x7F:
-            out.append(character)
-        else:
-            out.append(f"\\{byte:03o}")
-    return '"' + "".join(out) + '"'
 
 
 def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
