@@ -4,6 +4,14 @@ Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
 from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.limits import (
+    PictureLimits,
+    PictureRefusedError,
+    Refusal,
+    broken_picture,
+    open_within,
+    read_refusal,
+)
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
@@ -94,15 +102,20 @@ __all__ = [
     "Metadata",
     "MetadataError",
     "PictureError",
+    "PictureLimits",
+    "PictureRefusedError",
     "Preparation",
     "Prepared",
+    "Refusal",
     "TensorSpec",
     "array_to_picture",
+    "broken_picture",
     "contract_id_from_words",
     "decode_picture",
     "manifest_problems",
     "metadata_in_parameters",
     "metadata_parameter",
+    "open_within",
     "parameters_in",
     "parse_config",
     "parse_manifest",
@@ -110,6 +123,7 @@ __all__ = [
     "place_map",
     "prepare",
     "quoted",
+    "read_refusal",
     "seal_is_intact",
     "sealed",
     "served_versions",

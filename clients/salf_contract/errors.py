@@ -2,6 +2,7 @@
 
 ContractError
 ├── PictureError    bytes, a file or an array that is no usable picture
+│   └── PictureRefusedError   outside the limits of the encoded endpoint (in limits.py, with its codes)
 ├── MetadataError   a metadata document that is broken or of another format version
 ├── ManifestError   a manifest that is broken, changed or of another format version
 └── ConfigError     a config.pbtxt that is no protobuf text format

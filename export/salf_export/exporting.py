@@ -18,6 +18,9 @@ from salf_contract import (
     ALL_MAPS_OUTPUTS,
     ALL_SCORES_MODEL,
     ALL_SCORES_OUTPUTS,
+    ENCODED_INPUTS,
+    ENCODED_MODEL,
+    ENCODED_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
     FEATURES_INPUT,
@@ -36,6 +39,7 @@ from salf_export.errors import OptionError, RepositoryError, SourceError
 from salf_export.folding import graph_head, linear_head
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
+from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
 from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
 from salf_export.runtime import Arrays, GraphSession
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
@@ -52,7 +56,6 @@ from salf_training.checkpoint import (
 )
 from salf_training.errors import TrainingError
 
-PROBE_FILE = "probe.npz"
 DEFAULT_TOP = 16
 
 #: The models, in the order in which they appear: whoever finds NAME finds the others too.
@@ -60,6 +63,7 @@ _ROLES: dict[Role, tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] =
     "all_maps": (ALL_MAPS_MODEL, (IMAGE_INPUT,), ALL_MAPS_OUTPUTS),
     "all_scores": (ALL_SCORES_MODEL, (IMAGE_INPUT,), ALL_SCORES_OUTPUTS),
     "from_features": (FROM_FEATURES_MODEL, FROM_FEATURES_INPUTS, FROM_FEATURES_OUTPUTS),
+    "encoded": (ENCODED_MODEL, ENCODED_INPUTS, ENCODED_OUTPUTS),
     "explain": ("{name}", EXPLAIN_INPUTS, EXPLAIN_OUTPUTS),
 }
 
@@ -98,8 +102,9 @@ def export_checkpoint(
     settings: ServingSettings | None = None,
     bound: float = BOUND,
     from_features: bool = False,
+    encoded: bool = True,
 ) -> ExportReport:
-    """Export a checkpoint as the models NAME, NAME_all_maps and NAME_all_scores, if they answer as it does.
+    """Export a checkpoint as NAME, NAME_all_maps, NAME_all_scores and NAME_encoded, if they answer as it does.
 
     A checkpoint without a backbone (`features` on its card) becomes the model NAME_from_features alone.
 
@@ -113,6 +118,7 @@ def export_checkpoint(
         settings: how Triton runs the models.
         bound: largest absolute difference from the PyTorch model that is published.
         from_features: publish NAME_from_features as well, which starts from the backbone's features.
+        encoded: publish NAME_encoded as well, which takes JPEG, PNG or WebP; servers need the backend `salf_encoded`.
 
     Returns:
         What was written.
@@ -140,13 +146,20 @@ def export_checkpoint(
         _check_sizes(document, documents)
 
     graphs = build_graphs(source, document, from_features=from_features)
-    names = {role: family[role] for role in _ROLES if role in graphs}
     sessions = {role: GraphSession(graph) for role, graph in graphs.items()}
     contract_id = document.contract_id_words()
     fidelity = verify(sessions, source.model, source.card, contract_id=contract_id, pictures=pictures, bound=bound)
     document = document.model_copy(update={"fidelity": fidelity})
 
     contents = {role: graph.SerializeToString(deterministic=True) for role, graph in graphs.items()}
+    files = {
+        role: {GRAPH_FILE: contents[role], PROBE_FILE: probe_bytes(session, source.card)}
+        for role, session in sessions.items()
+    }
+    if encoded and "explain" in graphs:
+        # No graph of its own: it asks the explain model.
+        files["encoded"] = {PROBE_FILE: encoded_probe_bytes(sessions["explain"], source.card.preparation)}
+    names = {role: family[role] for role in _ROLES if role in files}
     models = [
         ModelFolder(
             name=names[role],
@@ -158,11 +171,7 @@ def export_checkpoint(
                 documents={**present[role], number: document},
                 settings=settings or ServingSettings(),
             ),
-            files={
-                GRAPH_FILE: contents[role],
-                METADATA_FILE: document.to_json().encode(),
-                PROBE_FILE: probe_bytes(sessions[role], source.card),
-            },
+            files=files[role] | {METADATA_FILE: document.to_json().encode()},
         )
         for role in names
     ]
@@ -202,25 +211,6 @@ def build_graphs(source: Checkpoint, document: Metadata, *, from_features: bool 
         graphs["all_scores"] = all_scores_graph(backbone, head, contract_id=contract_id)
         graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
     return graphs
-
-
-def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
-    """A question with its known answer, as .npz: a server is ready when it answers this right.
-
-    Arrays `input:NAME` for every input that the graph has (`image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'];
-    `target` INT32 [1,1]) and `output:NAME` for every output, batch axis included.
-    """
-    questions: Arrays = {
-        IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],
-        FEATURES_INPUT.name: np.random.default_rng(0).standard_normal((1, *card.feature_shape), np.float32),
-        "target": np.full((1, 1), PREDICTED_CLASS, np.int32),
-    }
-    inputs = {name: questions[name] for name in session.input_names}
-    arrays: dict[str, Any] = {f"input:{name}": values for name, values in inputs.items()}
-    arrays |= {f"output:{name}": values for name, values in session.run(inputs).items()}
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()
 
 
 def _describe(source: Checkpoint, folder: Path, *, name: str, version: int, top: int) -> Metadata:

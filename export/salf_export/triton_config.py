@@ -12,8 +12,10 @@ from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
 from salf_export.errors import OptionError
 
 GRAPH_FILE = "model.onnx"
+GRAPH_BACKEND = "onnxruntime"
+ENCODED_BACKEND = "salf_encoded"
 ROLE_PARAMETER = "salf_role"
-Role = Literal["explain", "all_maps", "all_scores", "from_features"]
+Role = Literal["explain", "all_maps", "all_scores", "from_features", "encoded"]
 _KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 
 
@@ -28,6 +30,8 @@ class ServingSettings:
         device: "cpu", "gpu" (fails to load without one) or "auto" (Triton takes a GPU if it has one).
         instances: copies of the model; on the CPU one copy with all threads is fastest.
         threads: of one operator on the CPU; None: the runtime's own choice, all cores.
+        decoders: processes that decode encoded pictures, beside the explain model. With one more than it takes to keep
+            the cores busy, decoding goes on while others wait for their answers.
     """
 
     max_batch_size: int = 8
@@ -35,6 +39,7 @@ class ServingSettings:
     device: Literal["cpu", "gpu", "auto"] = "cpu"
     instances: int = 1
     threads: int | None = None
+    decoders: int = 3
 
     def __post_init__(self) -> None:
         if self.device not in _KINDS:
@@ -44,6 +49,7 @@ class ServingSettings:
             ("max_queue_delay_microseconds", self.max_queue_delay_microseconds, 0),
             ("instances", self.instances, 1),
             ("threads", 1 if self.threads is None else self.threads, 1),
+            ("decoders", self.decoders, 1),
         ):
             if value < least:
                 raise OptionError(f"{name} is {value}, expected at least {least}")
@@ -80,20 +86,23 @@ def config_text(
         "h": newest.map_size[0],
         "w": newest.map_size[1],
     }
+    encoded = role == "encoded"
+    # Pictures are decoded on the CPU, wherever the explain model runs.
+    kind = _KINDS["cpu" if encoded else settings.device]
     parameters: dict[str, str] = {ROLE_PARAMETER: role}
-    if settings.threads is not None:
+    if settings.threads is not None and not encoded:
         parameters["intra_op_thread_count"] = str(settings.threads)
     for version, document in sorted(documents.items()):
         parameters[metadata_parameter(version)] = _one_line(document)
     lines = [
         "# Written by `salf export`; the next export rewrites it.",
         f"name: {quoted(model_name)}",
-        'backend: "onnxruntime"',
+        f"backend: {quoted(ENCODED_BACKEND if encoded else GRAPH_BACKEND)}",
         f"max_batch_size: {settings.max_batch_size}",
         *(_tensor("input", spec, sizes) for spec in inputs),
         *(_tensor("output", spec, sizes) for spec in outputs),
         "version_policy { latest { num_versions: 1 } }",
-        f"instance_group [ {{ kind: {_KINDS[settings.device]} count: {settings.instances} }} ]",
+        f"instance_group [ {{ kind: {kind} count: {settings.decoders if encoded else settings.instances} }} ]",
         "dynamic_batching {",
         f"  preferred_batch_size: [ {', '.join(map(str, settings.preferred_batch_sizes))} ]",
         f"  max_queue_delay_microseconds: {settings.max_queue_delay_microseconds}",
@@ -108,7 +117,9 @@ def config_text(
 
 def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
     dims = ", ".join(str(sizes[dim] if isinstance(dim, str) else dim) for dim in spec.dims)
-    return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{spec.datatype} dims: [ {dims} ] }} ]"
+    # Triton's configuration says STRING where its protocol says BYTES.
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{datatype} dims: [ {dims} ] }} ]"
 
 
 def _one_line(document: Metadata) -> str:

@@ -17,6 +17,8 @@ from salf_serving.repository import PROBE_FILE
 
 RELATIVE_TOLERANCE = 1e-3
 ABSOLUTE_TOLERANCE = 1e-3
+#: Key of an input of type BYTES: one value, kept as UINT8 [n], since arrays of objects would have to be unpickled.
+_BYTES = "input_bytes:"
 _POLL_S = 0.05
 _TRY_S = 2.0
 
@@ -128,7 +130,10 @@ def read_probe(path: Path) -> Probe | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            given = {name: arrays[name] for name in arrays.files}
+            given = {
+                name.replace(_BYTES, "input:", 1): _one_value(arrays[name]) if name.startswith(_BYTES) else arrays[name]
+                for name in arrays.files
+            }
     # numpy raises several kinds for a broken archive (BadZipFile, ValueError, EOFError, OSError, zlib.error).
     except Exception as error:
         raise ProbeError(f"{path} cannot be read: {error}; export the model again") from error
@@ -142,6 +147,11 @@ def read_probe(path: Path) -> Probe | None:
             "export the model again"
         )
     return probe
+
+
+def _one_value(values: Array) -> Array:
+    """BYTES [1,1] of UINT8 [n], as tritonclient takes it."""
+    return np.array([[values.astype(np.uint8).tobytes()]], dtype=np.object_)
 
 
 def compare(expected: Mapping[str, Array], answers: Mapping[str, Array | None]) -> str | None:
