@@ -97,6 +97,8 @@ def open_within(data: bytes, limits: PictureLimits) -> Image.Image:
         raise PictureRefusedError(
             Refusal.PICTURE_UNSUPPORTED, f"these {len(data)} bytes are no JPEG, PNG or WebP picture; convert it first"
         ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large("more pixels than Pillow opens", limits.max_pixels) from error
     # Pillow's decoders raise many kinds for broken files, and its own limits (of PNG texts, say) are among them.
     except Exception as error:
         raise broken_picture(error) from error

@@ -9,6 +9,7 @@ decode while the explain model, asked through Triton (BLS), infers; it gathers t
 import json
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class TritonPythonModel:
         # Our own limits count, and they are checked first.
         Image.MAX_IMAGE_PIXELS = None
         PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
+        # What Pillow remarks about strangers' files belongs neither into the log nor into Python's list of seen ones.
+        warnings.filterwarnings("ignore", module="PIL")
         self.limits = settings.limits
         self.explain_model = ExplainModel(folder, version)
         self.observations = Observations(self.explain_model.name, max_series=settings.concept_series)
