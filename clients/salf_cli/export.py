@@ -18,6 +18,9 @@ def export(
     from_features: Annotated[
         bool, typer.Option("--from-features", help="Also publish NAME_from_features, for published cases and tests.")
     ] = False,
+    encoded: Annotated[
+        bool, typer.Option(help="Also publish NAME_encoded, which takes JPEG, PNG or WebP files.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Export a trained model, compare it with its source, and publish it as the next version.
@@ -29,7 +32,9 @@ def export(
     from salf_export import export_checkpoint
 
     with stderr_console().status(f"exporting {escape(str(checkpoint))} ..."):
-        report = export_checkpoint(checkpoint, repository, name=name, top=top, from_features=from_features)
+        report = export_checkpoint(
+            checkpoint, repository, name=name, top=top, from_features=from_features, encoded=encoded
+        )
     if json:
         print_json(TypeAdapter(type(report)).dump_python(report, mode="json"))
         return

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
-from salf_contract import contract_id_from_words, metadata_in_parameters, parse_metadata
+from salf_contract import contract_id_from_words, decode_picture, metadata_in_parameters, parse_metadata, prepare
 from salf_export import (
     FidelityError,
     GraphError,
@@ -47,7 +47,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A repository with one version; tests copy it before changing it."""
     folder = tmp_path_factory.mktemp("exported") / "repository"
     report = export_checkpoint(checkpoint, folder, name="scenes", top=16)
-    assert report.models == MODELS
+    assert report.models == ("scenes", "scenes_encoded", *MODELS[1:])
     assert report.version == 1
     assert 0 < max(report.fidelity.max_abs_error.values()) <= 1e-4
     return folder
@@ -125,6 +125,30 @@ def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
         assert found[1].contract_id == parse_metadata((exported / name / "1/metadata.json").read_bytes()).contract_id
         assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
         assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+
+
+def test_the_encoded_model_has_no_graph_and_knows_the_answer_to_a_png(exported, source: Checkpoint):
+    folder = exported / "scenes_encoded"
+    assert set(tree(folder)) == {"config.pbtxt", "1/metadata.json", "1/probe.npz"}
+    assert (folder / "1/metadata.json").read_bytes() == (exported / "scenes/1/metadata.json").read_bytes()
+    config = parsed_config(folder)
+    assert (config.backend, config.instance_group[0].count) == ("salf_encoded", 3)
+    assert [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in config.input] == [
+        ("encoded", model_config_pb2.TYPE_STRING, [1]),
+        ("target", model_config_pb2.TYPE_INT32, [1]),
+    ]
+    with np.load(folder / "1/probe.npz", allow_pickle=False) as probe:
+        prepared = prepare(decode_picture(probe["input_bytes:encoded"].tobytes()), source.card.preparation)
+        session = onnxruntime.InferenceSession(exported / "scenes/1/model.onnx", providers=["CPUExecutionProvider"])
+        feed = {"image": prepared.pixels[None], "target": probe["input:target"]}
+        (logits,) = session.run(["logits"], feed)
+        np.testing.assert_allclose(probe["output:logits"], logits, rtol=1e-5, atol=1e-5)
+        assert probe["output:source_size"].tolist() == [list(prepared.source_size)]
+        assert probe["output:source_size"].tolist() != [[prepared.pixels.shape[1], prepared.pixels.shape[0]]]
+
+
+def test_the_encoded_model_can_be_left_out(checkpoint, tmp_path):
+    assert export_checkpoint(checkpoint, tmp_path, name="scenes", encoded=False).models == MODELS
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_in_another_process(exported, checkpoint, tmp_path):

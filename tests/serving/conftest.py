@@ -1,5 +1,6 @@
 """A tiny model whose right answers are one line of numpy."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from salf_serving import RunningServer, Runtime, free_port, launch
+
+# Modules that test files share lie beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 HEIGHT, WIDTH, CLASSES = 6, 4, 5
 WEIGHTS = np.random.default_rng(7).normal(size=(3, CLASSES)).astype(np.float32)

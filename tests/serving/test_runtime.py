@@ -2,14 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import salf_contract
 from salf_serving import InstallError, RuntimeMissingError, find_runtime, install_runtime, runtime_root
 from salf_serving import runtime as module
+from salf_serving.backend_files import backend_files
 from salf_serving.runtime import STAMP_FILE, pins_hash, runtime_pins
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -130,13 +134,15 @@ def test_numpy_2_in_the_runtime_is_refused(pip_calls):
 
 def test_backends_are_copies_and_follow_our_sources(pip_calls):
     runtime = install_runtime()
-    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime"}
+    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime", "salf_encoded"}
     assert {path.name for path in (runtime.backends / "python").iterdir()} == {
         "libtriton_python.so",
         "triton_python_backend_stub",
     }
     ours = Path(module.__file__).parent / "backends" / "onnxruntime" / "model.py"
     assert (runtime.backends / "onnxruntime" / "model.py").read_bytes() == ours.read_bytes()
+    contract = Path(salf_contract.__file__).parent / "picture.py"
+    assert (runtime.backends / "salf_encoded" / "salf_contract" / "picture.py").read_bytes() == contract.read_bytes()
     assert not any(path.is_symlink() for path in runtime.backends.rglob("*"))
 
 
@@ -146,3 +152,10 @@ def test_pips_error_is_passed_on(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(InstallError, match=r"could not install the server's packages: .*salf-no-such-package"):
         install_runtime()
+
+
+def test_an_image_that_brings_triton_gets_the_same_backends(tmp_path):
+    subprocess.run([sys.executable, "-m", "salf_serving.backend_files", str(tmp_path / "backends")], check=True)
+    files = {path.relative_to(tmp_path / "backends") for path in (tmp_path / "backends").rglob("*.py")}
+    assert files == set(backend_files())
+    assert Path("salf_encoded/encoded_endpoint/asks.py") in files

@@ -338,6 +338,8 @@ def _session_options(settings: Settings) -> Any:
     options.graph_optimization_level = _OPTIMIZATION_LEVELS[settings.optimization_level]
     options.enable_cpu_mem_arena = settings.enable_mem_arena
     options.enable_mem_pattern = settings.enable_mem_pattern
+    # All graphs share the cores with each other and with the decoders: threads of an idle one must not spin on them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
     return options
