@@ -1,8 +1,8 @@
 """Triton with JPEG input against decoding and inference in this process, on the same cores.
 
 served      JPEG files over gRPC into NAME_encoded, eight requests in flight
-in_process  the same files decoded by a thread per core, one batch ahead of ONNX Runtime on batches of eight: as good as
-            a program of one's own gets without a server
+in_process  the same files decoded by a thread per core, ahead of ONNX Runtime on batches of eight: as good as a
+            program of one's own gets without a server
 
 The client sends requests that are serialised beforehand, and only counts the bytes of answers: its work is not Triton's.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -80,8 +80,8 @@ def measure(*, quick: bool = False) -> Result:
             with ThreadPoolExecutor(CONCURRENCY) as callers:
                 timings = time_interleaved(
                     {
-                        "served": lambda: [len(one) for one in callers.map(ask, requests)],
-                        "in_process": lambda: local.explain(work),
+                        "served": partial(_ask_all, callers, ask, requests),
+                        "in_process": partial(local.explain, work),
                     },
                     rounds=rounds,
                     warm_up=2,
@@ -251,7 +251,7 @@ def write_models(repository: Path, backbone: str) -> tuple[bytes, Metadata]:
 
 
 def jpegs(count: int) -> list[bytes]:
-    """Drawn scenes at 500 x 375, the usual size of ImageNet's files, with the grain that makes files as large as those."""
+    """Drawn scenes at 500 x 375, the usual size of ImageNet's files, grainy enough to be as large as those."""
     random = np.random.default_rng(0)
     files = []
     for seed in range(count):
@@ -261,6 +261,11 @@ def jpegs(count: int) -> list[bytes]:
         Image.fromarray(grainy).save(file, "JPEG", quality=90)
         files.append(file.getvalue())
     return files
+
+
+def _ask_all(callers: ThreadPoolExecutor, ask: grpc.UnaryUnaryMultiCallable, requests: Sequence[bytes]) -> int:
+    """Send all requests, `CONCURRENCY` at a time; returns the bytes of their answers."""
+    return sum(len(answer) for answer in callers.map(ask, requests))
 
 
 def time_once(ask: grpc.UnaryUnaryMultiCallable, message: bytes) -> float:

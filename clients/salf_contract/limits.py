@@ -88,8 +88,8 @@ def open_within(data: bytes, limits: PictureLimits) -> Image.Image:
         _check_size(image.width, image.height, limits)
         if image.format == "PNG":
             _check_frames(getattr(image, "n_frames", 1), limits)
-        if image.format in ("JPEG", "MPO") and data.count(_SCAN_MARKER) > _MAX_SCANS:
-            raise _too_large(f"{data.count(_SCAN_MARKER)} scans", _MAX_SCANS)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data.count(_SCAN_MARKER))
         image.load()
     except PictureRefusedError:
         raise
@@ -129,6 +129,11 @@ def _check_size(width: int, height: int, limits: PictureLimits) -> None:
 def _check_frames(frames: int, limits: PictureLimits) -> None:
     if frames > limits.max_frames:
         raise _too_large(f"{frames} frames", limits.max_frames)
+
+
+def _check_scans(scans: int) -> None:
+    if scans > _MAX_SCANS:
+        raise _too_large(f"{scans} scans", _MAX_SCANS)
 
 
 def _check_webp_header(data: bytes, limits: PictureLimits) -> None:

@@ -1,12 +1,10 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,13 +21,11 @@ from salf_contract import (
     ENCODED_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
-    FEATURES_INPUT,
     FROM_FEATURES_INPUTS,
     FROM_FEATURES_MODEL,
     FROM_FEATURES_OUTPUTS,
     IMAGE_INPUT,
     METADATA_FILE,
-    PREDICTED_CLASS,
     Fidelity,
     Metadata,
     TensorSpec,
@@ -41,16 +37,15 @@ from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
 from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
 from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
-from salf_export.runtime import Arrays, GraphSession
+from salf_export.runtime import GraphSession
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
-from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
+from salf_export.verification import BOUND, check_pictures, verify
 from salf_training.checkpoint import (
     CARD_FILE,
     CLASSES_FILE,
     CONCEPTS_FILE,
     WEIGHTS_FILE,
     Checkpoint,
-    ModelCard,
     file_sha256,
     load_checkpoint,
 )

@@ -30,7 +30,8 @@ _TARGET = "target"
 def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
     """A graph's probe.
 
-    Its inputs are those that the graph has: `image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'], `target` INT32 [1,1].
+    Its inputs are those that the graph has: `image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'], and `target`
+    INT32 [1,1].
     """
     questions: Arrays = {
         IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],

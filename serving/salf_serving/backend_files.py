@@ -1,6 +1,6 @@
 """Our Python-based backends, as Triton's backend directory holds them: copies, since Triton follows no links.
 
-`python -m salf_serving.backend_files FOLDER` writes them, for images that bring Triton themselves.
+`python -m salf_serving.backend_files FOLDER [BACKEND ...]` writes them, for images that bring Triton themselves.
 """
 
 import hashlib
@@ -41,6 +41,9 @@ def copy_backends(folder: Path, files: Mapping[Path, Path]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:  # noqa: PLR2004
-        sys.exit("usage: python -m salf_serving.backend_files FOLDER")
-    copy_backends(Path(sys.argv[1]), backend_files())
+    _, folder, *names = sys.argv if sys.argv[1:] else sys.exit("usage: salf_serving.backend_files FOLDER [BACKEND ...]")
+    files = backend_files()
+    unknown = set(names) - {path.parts[0] for path in files}
+    if unknown:
+        sys.exit(f"salf has no backend {', '.join(sorted(unknown))}")
+    copy_backends(Path(folder), {path: source for path, source in files.items() if not names or path.parts[0] in names})

@@ -28,6 +28,11 @@ NOT_RUN = {
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
     ("docs/operator.md", "pip install .", "installs packages"),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
+    (
+        "docs/operator.md",
+        "python -m salf_serving.backend_files /opt/tritonserver/backends salf_encoded",
+        "needs Triton's container",
+    ),
     ("docs/ml-engineer.md", "pip install '.[export]'", "installs packages"),
     ("docs/ml-engineer.md", "salf serve --install my_repository", "serves until it is stopped"),
     ("docs/ml-engineer.md", "make train", "takes minutes"),

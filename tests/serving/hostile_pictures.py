@@ -85,7 +85,9 @@ def hostile_files(count: int, *, seed: int) -> Iterator[bytes]:
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header is right in itself, with hardly any pixels behind it."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(4096))) + _chunk(b"IEND")
+    return (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(4096))) + _chunk(b"IEND")
+    )
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -152,7 +154,12 @@ def _stuffed(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def _mislabelled(data: bytes, random: np.random.Generator) -> bytes:
-    magic = (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\x00\x00\x00WEBPVP8 ", b"RIFF\xff\xff\xff\xffWEBPVP8X")
+    magic = (
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\x10\x00\x00\x00WEBPVP8 ",
+        b"RIFF\xff\xff\xff\xffWEBPVP8X",
+    )
     return magic[random.integers(len(magic))] + data[random.integers(20) :]
 
 

@@ -10,12 +10,12 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from encoded_requests import Endpoint, Failure, assert_sums_hold, workers
+from hostile_pictures import good_files, refused_files
 from PIL import Image
 
 from salf_contract import ENCODED_OUTPUTS, Refusal, decode_picture, parse_metadata, prepare, read_refusal
 from salf_serving import RunningServer
-from encoded_requests import Endpoint, Failure, assert_sums_hold, workers
-from hostile_pictures import good_files, refused_files
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = parse_metadata((ROOT / "model_repository/scenes_encoded/1/metadata.json").read_bytes())
@@ -169,5 +169,3 @@ def wait_until(holds, *, timeout_s: float = 20) -> None:
     while not holds():
         assert time.monotonic() < deadline_s, "not within the time allowed"
         time.sleep(0.1)
-
-

@@ -51,15 +51,13 @@ class TritonPythonModel:
         """
         name, version = args["model_name"], args["model_version"]
         try:
-            if int(np.__version__.split(".")[0]) >= 2:
-                raise ValueError(f"numpy must be < 2 in the server's runtime, but is {np.__version__}")
             self._open(read_settings(json.loads(args["model_config"])), Path(args["model_repository"]), int(version))
         except Exception as error:
-            raise pb_utils.TritonModelException(
-                f"{name} version {version}: {' '.join(str(error).split())}"
-            ) from error
+            raise pb_utils.TritonModelException(f"{name} version {version}: {' '.join(str(error).split())}") from error
 
     def _open(self, settings: Settings, folder: Path, version: int) -> None:
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise ValueError(f"numpy must be < 2 in the server's runtime, but is {np.__version__}")
         keep_memory_small()
         # Our own limits count, and they are checked first.
         Image.MAX_IMAGE_PIXELS = None
@@ -162,7 +160,9 @@ class TritonPythonModel:
     def _refuse(self, error: Exception) -> Any:
         if not isinstance(error, PictureRefusedError):
             pb_utils.Logger.log_error(f"salf_encoded: {type(error).__name__}: {error}")
-            error = PictureRefusedError(Refusal.SERVER_FAULT, f"the server failed ({type(error).__name__}); see its log")
+            error = PictureRefusedError(
+                Refusal.SERVER_FAULT, f"the server failed ({type(error).__name__}); see its log"
+            )
         self.observations.failed(error.code, self.explain_model.document.version)
         code = getattr(pb_utils.TritonError, _STATUS.get(error.code, "INVALID_ARG"))
         return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), code))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from encoded_endpoint.asks import Pictures
 from numpy.typing import NDArray
 
+from encoded_endpoint.asks import Pictures
 from salf_contract import (
     EXPLAIN_OUTPUTS,
     IMAGE_INPUT,
