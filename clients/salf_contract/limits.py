@@ -4,7 +4,7 @@ import io
 import re
 from enum import StrEnum
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from salf_contract.errors import PictureError
@@ -93,7 +93,7 @@ def open_within(data: bytes, limits: PictureLimits) -> Image.Image:
         image.load()
     except PictureRefusedError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PictureRefusedError(
             Refusal.PICTURE_UNSUPPORTED, f"these {len(data)} bytes are no JPEG, PNG or WebP picture; convert it first"
         ) from error

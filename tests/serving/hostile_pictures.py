@@ -72,6 +72,8 @@ def hostile_files(count: int, *, seed: int) -> Iterator[bytes]:
     for number in range(count):
         if number % 500 == 0:
             yield large_refused[number // 500 % len(large_refused)]
+        elif number % 201 == 0:
+            yield b""
         elif number % 25 == 0:
             yield small_refused[number // 25 % len(small_refused)]
         elif number % 10 == 0:

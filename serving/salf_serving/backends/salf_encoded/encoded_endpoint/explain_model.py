@@ -84,10 +84,10 @@ class ExplainModel:
                 Refusal.MODEL_UNAVAILABLE, f"model {self.name} cannot be asked: {error}; try again"
             ) from error
         if response.has_error():
-            error = response.error()
-            absent = error.code() in (pb_utils.TritonError.UNAVAILABLE, pb_utils.TritonError.NOT_FOUND)
+            failure = response.error()
+            absent = failure.code() in (pb_utils.TritonError.UNAVAILABLE, pb_utils.TritonError.NOT_FOUND)
             code = Refusal.MODEL_UNAVAILABLE if absent else Refusal.SERVER_FAULT
-            raise PictureRefusedError(code, f"model {self.name} failed: {error.message()}")
+            raise PictureRefusedError(code, f"model {self.name} failed: {failure.message()}")
         answer: Answer = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         self.document = self._document(contract_id_from_words(answer["contract_id"][0].astype(np.int32)))
         return answer, self.document

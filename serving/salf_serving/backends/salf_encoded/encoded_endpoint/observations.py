@@ -4,7 +4,7 @@ docs/metrics.md lists the names.
 """
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +36,7 @@ class Observations:
 
     def __init__(self, model: str, *, max_series: int) -> None:
         self._model, self._max_series = model, max_series
-        self._counts: Counter[tuple[str, Labels]] = Counter()
+        self._counts: defaultdict[tuple[str, Labels], float] = defaultdict(float)
         self._seconds: list[tuple[Labels, float]] = []
         self._pairs: set[Labels] = set()
         self._lock = threading.Lock()
@@ -110,14 +110,18 @@ class Observations:
             self._counts[name, labels] += value
 
     def _run(self) -> None:
-        while not self._stopped.wait(_FLUSH_S):
-            self.hand_over()
-        self.hand_over()
+        stopped = False
+        while not stopped:
+            stopped = self._stopped.wait(_FLUSH_S)
+            try:
+                self.hand_over()
+            except Exception as error:  # noqa: BLE001 - metrics may be lost, but must neither end nor pile up
+                pb_utils.Logger.log_warn(f"salf_encoded: metrics of half a second are lost: {error}")
 
     def hand_over(self) -> None:
         """Give Triton what has gathered."""
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            counts, self._counts = self._counts, defaultdict(float)
             seconds, self._seconds = self._seconds, []
         for (name, labels), value in counts.items():
             self._metric(name, labels).increment(value)
