@@ -4,7 +4,7 @@ served      JPEG files over gRPC into NAME_encoded, eight requests in flight
 in_process  the same files decoded by a thread per core, ahead of ONNX Runtime on batches of eight: as good as a
             program of one's own gets without a server
 
-The client sends requests that are serialised beforehand, and only counts the bytes of answers: its work is not Triton's.
+The client sends messages serialised beforehand and only counts bytes of answers: its work is not Triton's.
 """
 
 import io
