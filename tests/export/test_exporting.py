@@ -59,7 +59,7 @@ def repo(exported: Path, tmp_path: Path) -> Path:
 
 
 def test_three_models_with_graph_metadata_and_probe(exported):
-    assert sorted(p.name for p in exported.iterdir()) == sorted(MODELS)
+    assert sorted(p.name for p in exported.iterdir()) == sorted((*MODELS, "scenes_encoded"))
     for name in MODELS:
         assert set(tree(exported / name)) == {"config.pbtxt", "1/model.onnx", "1/metadata.json", "1/probe.npz"}
     assert [p.name for p in exported.parent.iterdir()] == ["repository"], "nothing is left beside it"
