@@ -26,7 +26,7 @@ def exported(resizing_softmax: Checkpoint, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("softmax")
     save_checkpoint(folder / "checkpoint", resizing_softmax)
     report = export_checkpoint(folder / "checkpoint", folder / "repository", name="scenes", from_features=True)
-    assert report.models == WHOLE
+    assert report.models == (WHOLE[0], "scenes_encoded", *WHOLE[1:])
     assert {"all_maps", "all_scores", "top_maps", "sum", "coverage"} <= set(report.fidelity.max_abs_error)
     assert 0 < max(report.fidelity.max_abs_error.values()) <= 1e-4
     return folder / "repository"
