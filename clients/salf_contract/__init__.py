@@ -7,6 +7,7 @@ from salf_contract.errors import ConfigError, ContractError, ManifestError, Meta
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
+    ExplanationFidelity,
     Fidelity,
     Metadata,
     contract_id_from_words,
@@ -87,6 +88,7 @@ __all__ = [
     "ConfigError",
     "ConfigField",
     "ContractError",
+    "ExplanationFidelity",
     "Fidelity",
     "FileStamp",
     "Manifest",
