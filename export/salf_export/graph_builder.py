@@ -43,6 +43,7 @@ class GraphBuilder:
         self._inputs = list(source.graph.input)
         self._known: dict[str, str] = {}
         self._added_once: set[str] = set()
+        self.first_input: str = source.graph.input[0].name
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 

@@ -168,7 +168,9 @@ def _finish(
 
 def _contract_id(graph: GraphBuilder, contract_id: NDArray[np.int32]) -> None:
     """Output `contract_id` [B,4]: the same in every row."""
-    shape = graph.add("Shape", graph.features, name="batch_size", start=0, end=1)
+    # Of the input, not of the features: OpenVINO 2026.4 moves a Shape up to the first convolution it can reach, and where
+    # that is followed by int8 it then loses the convolution's bias.
+    shape = graph.add("Shape", graph.first_input, name="batch_size", start=0, end=1)
     width = graph.constant("contract_id_width", np.array([contract_id.size], np.int64))
     full = graph.add("Concat", shape, width, name="contract_id_shape", axis=0)
     graph.add("Expand", graph.constant("contract_id_words", contract_id[None]), full, name="contract_id")

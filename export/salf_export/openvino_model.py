@@ -57,7 +57,9 @@ def load_files(files: Mapping[str, bytes], *, threads: int = 2) -> OpenVinoSessi
         files: file name -> content.
         threads: of one inference.
     """
-    return OpenVinoSession(openvino.Core().read_model(files[XML_FILE], files[WEIGHTS_FILE]), threads=threads)
+    # A tensor of its own: given bytes, OpenVINO reads them where they lie, even when they are long gone.
+    weights = openvino.Tensor(np.frombuffer(files[WEIGHTS_FILE], np.uint8), shared_memory=False)
+    return OpenVinoSession(openvino.Core().read_model(files[XML_FILE].decode(), weights), threads=threads)
 
 
 def _backbone_in_bf16(model: Any) -> None:
@@ -98,10 +100,8 @@ def _converted(output: Any, kind: str) -> Any:
 
 
 def _bf16_constant(values: NDArray[np.float32]) -> Any:
-    """Finite numbers, rounded to the nearest bfloat16, ties to even."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return openvino.op.Constant(openvino.Tensor(rounded, openvino.Shape(values.shape), openvino.Type.bf16))
+    """Numbers rounded to the nearest bfloat16."""
+    return opset13.constant(values, dtype=openvino.Type.bf16)
 
 
 def _ancestors(node: Any) -> set[str]:
