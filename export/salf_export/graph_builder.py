@@ -44,6 +44,7 @@ class GraphBuilder:
         self._known: dict[str, str] = {}
         self._added_once: set[str] = set()
         self.first_input: str = source.graph.input[0].name
+        self.first_input_rank: int = len(source.graph.input[0].type.tensor_type.shape.dim)
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 
