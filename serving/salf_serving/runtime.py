@@ -23,6 +23,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from salf_serving.backend_files import backend_files, copy_backends, files_hash
 from salf_serving.errors import InstallError, RuntimeMissingError
 from salf_serving.machine import check_machine, find_libpython
 
@@ -242,11 +243,9 @@ def _pip_install(target: Path, report: Callable[[str], None]) -> None:
 
 
 def _ensure_backends(root: Path) -> Path:
-    """Triton's backend directory: copies (links are not followed), named after what they were copied from."""
-    ours = Path(__file__).parent / "backends"
-    sources = sorted(path for path in ours.rglob("*.py") if path.is_file())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    target = root / f"backends-{digest}"
+    """Triton's backend directory, named after our sources in it."""
+    files = backend_files()
+    target = root / f"backends-{files_hash(files)}"
     if target.is_dir():
         return target
     try:
@@ -256,10 +255,7 @@ def _ensure_backends(root: Path) -> Path:
             site_packages = _site_packages(root)
             shutil.copytree(_triton(site_packages) / "backends" / "python", aside / "python")
             shutil.copy2(_stub(site_packages), aside / "python")
-            for source in sources:
-                copy = aside / source.relative_to(ours)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copy2(source, copy)
+            copy_backends(aside, files)
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
