@@ -49,7 +49,7 @@ BASELINE = KINDS[0]
 _CALIBRATION, _HELD_OUT = 200, 300
 #: Far from the seeds of the demonstration's training pictures (from 0) and of its held-out ones (from 1,000,000).
 _CALIBRATION_SEED, _HELD_OUT_SEED = 3_000_000, 4_000_000
-_ROUNDS = 30
+_ROUNDS = 20
 _CONTRACT_ID = np.arange(4, dtype=np.int32)
 
 
