@@ -1,9 +1,9 @@
 """What each runtime and precision gains in speed, and what explanations lose by it.
 
 Speed is measured on ResNet-50 at 224 px (random weights, 4741 concepts, 1000 classes, explain graph, batch 8), where
-weights do not matter, and on the demonstration model; fidelity on the demonstration model, calibrated on scenes drawn from
-other seeds than those that it is compared on. ResNet-50 is quantised whole: the blocks that the demonstration model keeps
-in float are reported, they belong to another network.
+weights do not matter, and on the demonstration model. Fidelity is measured on the demonstration model, calibrated on
+scenes from other seeds than those that it is compared on. ResNet-50 is quantised whole: the blocks that the
+demonstration model keeps in float are reported, they belong to another network.
 """
 
 import tempfile
@@ -69,7 +69,7 @@ def measure(*, quick: bool = False) -> Result:
         CannotMeasureError: an answer is wrong or empty, or no kind but the baseline can be built here.
     """
     kinds = tuple(kind for kind in KINDS if _is_computed(kind))
-    if len(kinds) < 2:  # noqa: PLR2004
+    if len(kinds) < 2:
         raise CannotMeasureError("this machine computes nothing but fp32; pip install 'salf[openvino]' may help")
     demonstrated = _demonstrate(kinds)
     large = _resnet50(kinds)
@@ -181,9 +181,7 @@ def _compare(kinds: tuple[Kind, ...], source: Checkpoint, folder: Path) -> dict[
     for kind in kinds:
         reduced, kept = backbone, 0
         if kind.precision == "int8":
-            choice = reduce_backbone(
-                backbone, source.model, calibration, kind=kind, top=TOP, thresholds=Thresholds()
-            )
+            choice = reduce_backbone(backbone, source.model, calibration, kind=kind, top=TOP, thresholds=Thresholds())
             reduced, kept = choice.backbone, len(choice.kept)
         explain = make_artefact(explain_graph(reduced, head, top=TOP, contract_id=_CONTRACT_ID), kind).session
         all_maps = make_artefact(all_maps_graph(reduced, head, contract_id=_CONTRACT_ID), kind).session

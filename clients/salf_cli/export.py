@@ -24,7 +24,8 @@ def export(
         Path | None, typer.Option(help="Pictures for int8: like those that will be asked about.", show_default=False)
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="Other pictures, to compare explanations on; masks/ is used.", show_default=False)
+        Path | None,
+        typer.Option(help="Other pictures, to compare explanations on; masks/ is used.", show_default=False),
     ] = None,
     thresholds: Annotated[
         Path | None, typer.Option(help="YAML file: what explanations must reach on them.", show_default=False)
@@ -57,7 +58,9 @@ def export(
         print_json(TypeAdapter(type(report)).dump_python(report, mode="json"))
         return
     fidelity = report.fidelity
-    distance = f"at most {max(fidelity.max_abs_error.values()):.2g} away from the checkpoint over {fidelity.pictures} inputs"
+    distance = (
+        f"at most {max(fidelity.max_abs_error.values()):.2g} away from the checkpoint over {fidelity.pictures} inputs"
+    )
     if fidelity.explanations is not None:
         found = fidelity.explanations
         distance = (

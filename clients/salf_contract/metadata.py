@@ -29,8 +29,8 @@ class _Document(BaseModel):
 class ExplanationFidelity(_Document):
     """Whether explanations are those of the PyTorch model, on pictures that the export was not calibrated on.
 
-    Compared is the explanation of the class that the PyTorch model predicts, by its five strongest concepts (fewer where
-    a class has fewer).
+    Compared is the explanation of the class that the PyTorch model predicts, by its five strongest concepts (fewer
+    where a class has fewer).
     """
 
     pictures: int = Field(ge=1, description="how many pictures were compared")

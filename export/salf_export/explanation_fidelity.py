@@ -143,11 +143,17 @@ def compare_places(
             expected = model.concept_maps(model.features(torch.from_numpy(pixels))).numpy()
         maps = session.run({IMAGE_INPUT.name: pixels})["all_maps"]
         for row in range(len(pixels)):
-            masks = masked.masks(start + row, size)
-            cases = pointing_cases([masks.concepts], concepts=index, deciding=lambda _picture, _name: True)
-            ours += pointing_hits(cases, lambda _picture, concept, row=row: maps[row, concept]).tolist()  # type: ignore[misc]
-            theirs += pointing_hits(cases, lambda _picture, concept, row=row: expected[row, concept]).tolist()  # type: ignore[misc]
+            masks = masked.masks(start + row, size).concepts
+            ours += _hits(masks, maps[row], index)
+            theirs += _hits(masks, expected[row], index)
     return (float(np.mean(ours)), float(np.mean(theirs))) if ours else None
+
+
+def _hits(masks: Mapping[str, NDArray[np.bool_]], maps: NDArray[np.generic], index: Mapping[str, int]) -> list[bool]:
+    """Whether each visible concept's map has its maximum on the concept: masks BOOL [H,W], maps FP32 [M,h,w]."""
+    cases = pointing_cases([masks], concepts=index, deciding=lambda _picture, _name: True)
+    hits: list[bool] = pointing_hits(cases, lambda _picture, concept: maps[concept].astype(np.float32)).tolist()
+    return hits
 
 
 def compare_with_source(

@@ -351,7 +351,9 @@ def _read_pictures(source: Checkpoint, *, calibration: Path | None, held_out: Pa
     card = source.card
     folders = calibration is not None or held_out is not None
     if folders and card.starts_from_features:
-        raise OptionError("this model has no backbone and takes no pictures; export it in fp32, without folders of them")
+        raise OptionError(
+            "this model has no backbone and takes no pictures; export it in fp32, without folders of them"
+        )
     known = _KnownPictures(
         None if calibration is None else read_calibration(calibration, card.preparation),
         None if held_out is None else read_held_out(held_out, card.preparation, source.classes),

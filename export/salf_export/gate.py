@@ -105,5 +105,5 @@ def _used(lost: float, allowed: float) -> float:
     return lost / allowed if allowed > 0 else float("inf")
 
 
-def _word(reached: bool) -> str:  # noqa: FBT001 - the word for a truth
+def _word(reached: bool) -> str:
     return "ok" if reached else "TOO LOW"

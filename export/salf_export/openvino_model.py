@@ -38,7 +38,9 @@ def to_openvino(graph: ModelProto, *, bf16: bool = False) -> Any:
             _backbone_in_bf16(model)
     # OpenVINO raises RuntimeError and classes of its own.
     except Exception as error:
-        raise GraphError(f"OpenVINO cannot read the graph {graph.graph.name!r}: {' '.join(str(error).split())}") from error
+        raise GraphError(
+            f"OpenVINO cannot read the graph {graph.graph.name!r}: {' '.join(str(error).split())}"
+        ) from error
     return model
 
 

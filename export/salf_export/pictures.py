@@ -68,7 +68,7 @@ def read_held_out(
 
 
 def check_apart(calibration: Pictures, held_out: Pictures) -> None:
-    """Raises OptionError if a held-out picture was calibrated on: it would be compared with what it helped to choose."""
+    """Raises OptionError if a held-out picture was calibrated on: it helped to choose what it would judge."""
     known = {picture.tobytes() for picture in calibration.pixels}
     twice = sum(picture.tobytes() in known for picture in held_out.pixels)
     if twice:
@@ -84,8 +84,7 @@ def _listed(folder: Path, option: str) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not found:
         raise OptionError(

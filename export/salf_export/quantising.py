@@ -1,7 +1,7 @@
 """int8 by static quantisation: per channel, from pictures, of the backbone alone.
 
 The result is a standard ONNX graph of QuantizeLinear/DequantizeLinear pairs (QDQ) that ONNX Runtime, OpenVINO and
-TensorRT all turn into int8 kernels. The head behind the backbone stays in float, so that contributions sum to the logit.
+TensorRT all turn into int8 kernels. The head behind the backbone stays in float: contributions sum to the logit.
 """
 
 import logging

@@ -50,7 +50,7 @@ class Port:
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """One tensor of the loaded graph; `kind` is the runtime's word for its type, shape entries that vary are no ints."""
+    """One tensor of the loaded graph; `kind` is the runtime's word for its type, varying dims are no ints."""
 
     name: str
     kind: str
@@ -98,7 +98,9 @@ def parse_ports(entries: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
     return tuple(ports)
 
 
-def check_graph(ports: Iterable[Port], graph: Iterable[GraphTensor], kinds: Mapping[Any, str], *, batched: bool, what: str) -> None:
+def check_graph(
+    ports: Iterable[Port], graph: Iterable[GraphTensor], kinds: Mapping[Any, str], *, batched: bool, what: str
+) -> None:
     """Compare config.pbtxt with the graph.
 
     Args:

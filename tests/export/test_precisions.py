@@ -100,7 +100,9 @@ def test_kinds_that_make_no_sense_are_refused_with_what_does(runtime, precision,
         check_kind(parse_kind(runtime, precision), features=frozenset({"avx512_vnni", "avx512_bf16"}))
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [("onnxruntime", "int8"), ("openvino", "int8"), ("openvino", "bf16")])
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("onnxruntime", "int8"), ("openvino", "int8"), ("openvino", "bf16")]
+)
 def test_an_old_cpu_gets_no_reduced_precision(runtime, precision):
     with pytest.raises(OptionError, match=f"{runtime} {precision} needs a CPU with one of .*--precision fp32"):
         check_kind(Kind(runtime, precision), features=frozenset({"avx2"}))
@@ -166,7 +168,7 @@ def test_thresholds_come_from_a_file_that_knows_its_keys(tmp_path):
     file.write_text(yaml.safe_dump({"map_cosine": 0.9}))
     assert read_thresholds(file) == Thresholds(map_cosine=0.9)
     file.write_text(yaml.safe_dump({"map_cosines": 0.9}))
-    with pytest.raises(OptionError, match="map_cosines.*keys are class_agreement"):
+    with pytest.raises(OptionError, match=r"map_cosines.*keys are class_agreement"):
         read_thresholds(file)
     with pytest.raises(OptionError, match="cannot be read"):
         read_thresholds(tmp_path / "none.yaml")

@@ -126,7 +126,7 @@ class TritonPythonModel(GraphModel):
 
     def compute(self, names: Sequence[str], feed: Mapping[str, Array]) -> Sequence[Array]:
         """See `GraphModel`."""
-        # Triton's shared memory is read where it lies if it is aligned; answers are copied, the next run overwrites them.
+        # Answers are copied: the next run overwrites them.
         contiguous = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         self.request.infer(contiguous)
         return [self.request.get_tensor(name).data.copy() for name in names]
