@@ -67,7 +67,10 @@ def check_kind(kind: Kind, *, features: frozenset[str] | None = None) -> None:
         _need("openvino", extra="openvino")
     features = cpu_features() if features is None else features
     if kind.runtime == "tensorrt":
-        return  # a GPU's features are TensorRT's own business
+        raise OptionError(
+            "engines of TensorRT are built and checked on the GPU that serves them, which `salf export` does not do; export "
+            "with --runtime onnxruntime, and build the engine from the published model.onnx (docs/precision.md)"
+        )
     if kind.precision == "fp16":
         raise OptionError(
             f"{kind.runtime} gains nothing from fp16 on a CPU: it would convert to fp32 before every operation; "

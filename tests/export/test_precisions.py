@@ -93,6 +93,7 @@ def asked(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
         ("onnxruntime", "fp16", "gains nothing from fp16 on a CPU"),
         ("onnxruntime", "bf16", "no bf16 convolutions .* use --runtime openvino --precision bf16"),
         ("openvino", "fp16", "gains nothing from fp16"),
+        ("tensorrt", "int8", "built and checked on the GPU .* export with --runtime onnxruntime"),
     ],
 )
 def test_kinds_that_make_no_sense_are_refused_with_what_does(runtime, precision, words):

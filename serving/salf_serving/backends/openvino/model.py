@@ -108,7 +108,7 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
     return Settings(properties, given.get("CPU_EXTENSION_PATH") or None, tuple(sorted(given.keys() & _IGNORED)))
 
 
-class TritonPythonModel(GraphModel):
+class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_backend as part of salf_serving only
     """What Triton's Python stub calls: one instance of one model version."""
 
     def load(self, config: Mapping[str, Any], directory: Path) -> None:
