@@ -68,8 +68,8 @@ def check_kind(kind: Kind, *, features: frozenset[str] | None = None) -> None:
     features = cpu_features() if features is None else features
     if kind.runtime == "tensorrt":
         raise OptionError(
-            "engines of TensorRT are built and checked on the GPU that serves them, which `salf export` does not do; export "
-            "with --runtime onnxruntime, and build the engine from the published model.onnx (docs/precision.md)"
+            "engines of TensorRT are built and checked on the GPU that serves them, which `salf export` does not do; "
+            "export with --runtime onnxruntime, and build the engine from the published model.onnx (docs/precision.md)"
         )
     if kind.precision == "fp16":
         raise OptionError(
