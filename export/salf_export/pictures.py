@@ -81,10 +81,12 @@ def check_apart(calibration: Pictures, held_out: Pictures) -> None:
 def _listed(folder: Path, option: str) -> list[Path]:
     if not folder.is_dir():
         raise OptionError(f"--{option} {folder} is no folder; give a folder of pictures")
+    # Beside images/ may lie masks/, which are PNG files too.
+    root = folder / "images" if (folder / "images").is_dir() else folder
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in root.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     if not found:
         raise OptionError(

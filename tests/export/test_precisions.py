@@ -294,6 +294,12 @@ def test_an_explanation_that_breaks_is_not_published(tmp_path, scenes):
     assert not (tmp_path / "r").exists()
 
 
+def test_masks_are_not_taken_for_pictures(scenes, demonstration, tmp_path):
+    folder = Path(shutil.copytree(scenes / "calibration", tmp_path / "pictures"))
+    (folder / "masks" / "mask.png").write_bytes(next((folder / "images").rglob("*.png")).read_bytes())
+    assert len(read_calibration(folder, demonstration.card.preparation)) == 64
+
+
 def test_masks_tell_where_maps_point(scenes, demonstration, tmp_path):
     pictures = read_held_out(scenes / "held_out", demonstration.card.preparation, demonstration.classes)
     assert pictures.masked is not None
