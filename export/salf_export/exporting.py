@@ -1,15 +1,12 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -33,6 +30,7 @@ from salf_contract import (
 )
 from salf_export.artefacts import make_artefact
 from salf_export.backbone_graph import backbone_graph
+from salf_export.description import describe
 from salf_export.errors import OptionError, RepositoryError, SourceError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
@@ -40,7 +38,7 @@ from salf_export.gate import Thresholds, check_gate
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
 from salf_export.kinds import FP32, Kind, check_kind
-from salf_export.pictures import Pictures, check_apart, read_calibration, read_held_out
+from salf_export.pictures import read_pictures
 from salf_export.reduction import (
     FIDELITY_FILE,
     FidelityReport,
@@ -54,13 +52,8 @@ from salf_export.runtime import Arrays, Session
 from salf_export.triton_config import Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
 from salf_training.checkpoint import (
-    CARD_FILE,
-    CLASSES_FILE,
-    CONCEPTS_FILE,
-    WEIGHTS_FILE,
     Checkpoint,
     ModelCard,
-    file_sha256,
     load_checkpoint,
 )
 from salf_training.errors import TrainingError
@@ -161,8 +154,8 @@ def export_checkpoint(
     except TrainingError as error:
         raise SourceError(str(error)) from error
     check_pictures(source.card, pictures)
-    known = _read_pictures(source, calibration=calibration, held_out=held_out)
-    document = _describe(
+    known = read_pictures(source, calibration=calibration, held_out=held_out)
+    document = describe(
         source,
         checkpoint,
         name=name,
@@ -298,69 +291,6 @@ def probe_bytes(session: Session, card: ModelCard) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
-
-
-def _describe(
-    source: Checkpoint, folder: Path, *, name: str, version: int, top: int, kind: Kind, calibration: Pictures | None
-) -> Metadata:
-    """The metadata document, without fidelity."""
-    card = source.card
-    accuracy: dict[str, float] = {}
-    if card.evaluation is not None:
-        accuracy = {"accuracy": card.evaluation.accuracy, "backbone_accuracy": card.evaluation.backbone_accuracy}
-        if card.evaluation.localisation is not None:
-            accuracy["pointing_deciding_concepts"] = card.evaluation.localisation.deciding_concepts
-            accuracy["pointing_all_objects"] = card.evaluation.localisation.all_objects
-    files = "".join(file_sha256(folder / part) for part in (CARD_FILE, CLASSES_FILE, CONCEPTS_FILE, WEIGHTS_FILE))
-    provenance = {
-        "checkpoint_sha256": hashlib.sha256(files.encode()).hexdigest(),
-        "weights_sha256": card.weights_sha256,
-        "backbone": card.backbone.name,
-        "concepts_per_class": f"{card.concepts_per_class:g}",
-        "salf_version": package_version("salf"),
-        "torch_version": package_version("torch"),
-        "onnx_version": onnx.__version__,
-        "runtime": f"{kind.runtime} {package_version(kind.runtime)}",
-        "precision": kind.precision,
-    }
-    if calibration is not None:
-        provenance |= {"calibration_pictures": str(len(calibration)), "calibration_sha256": calibration.sha256}
-    return Metadata(
-        name=name,
-        version=version,
-        classes=source.classes,
-        concepts=source.concepts,
-        preparation=card.preparation,
-        pooling=card.pooling,
-        map_size=card.feature_shape[1:] if card.map_size is None else card.map_size,
-        top=top,
-        provenance=provenance | {f"data_{key}": value for key, value in card.data.items()},
-        accuracy=accuracy,
-    )
-
-
-@dataclass(frozen=True)
-class _KnownPictures:
-    """What the folders of an export hold; None where no folder was given."""
-
-    calibration: Pictures | None
-    held_out: Pictures | None
-
-
-def _read_pictures(source: Checkpoint, *, calibration: Path | None, held_out: Path | None) -> _KnownPictures:
-    card = source.card
-    folders = calibration is not None or held_out is not None
-    if folders and card.starts_from_features:
-        raise OptionError(
-            "this model has no backbone and takes no pictures; export it in fp32, without folders of them"
-        )
-    known = _KnownPictures(
-        None if calibration is None else read_calibration(calibration, card.preparation),
-        None if held_out is None else read_held_out(held_out, card.preparation, source.classes),
-    )
-    if known.calibration is not None and known.held_out is not None:
-        check_apart(known.calibration, known.held_out)
-    return known
 
 
 def _check_sizes(document: Metadata, present: Mapping[int, Metadata]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from salf_contract import Preparation
 from salf_export.errors import OptionError
+from salf_training.checkpoint import Checkpoint
 from salf_training.errors import DataError
 from salf_training.evaluation.masked_pictures import MaskedPictures, read_masked_pictures
 from salf_training.image_folder import batches_of_pixels
@@ -76,6 +77,35 @@ def check_apart(calibration: Pictures, held_out: Pictures) -> None:
             f"{twice} of the {len(held_out)} --held-out pictures are also in --calibration; give pictures that the "
             "model is not calibrated on"
         )
+
+
+@dataclass(frozen=True)
+class KnownPictures:
+    """What the folders of an export hold; None where no folder was given."""
+
+    calibration: Pictures | None
+    held_out: Pictures | None
+
+
+def read_pictures(source: Checkpoint, *, calibration: Path | None, held_out: Path | None) -> KnownPictures:
+    """Read the folders that were given.
+
+    Raises:
+        OptionError: a folder that cannot be used, a picture in both, or a model that takes no pictures.
+    """
+    card = source.card
+    folders = calibration is not None or held_out is not None
+    if folders and card.starts_from_features:
+        raise OptionError(
+            "this model has no backbone and takes no pictures; export it in fp32, without folders of them"
+        )
+    known = KnownPictures(
+        None if calibration is None else read_calibration(calibration, card.preparation),
+        None if held_out is None else read_held_out(held_out, card.preparation, source.classes),
+    )
+    if known.calibration is not None and known.held_out is not None:
+        check_apart(known.calibration, known.held_out)
+    return known
 
 
 def _listed(folder: Path, option: str) -> list[Path]:
