@@ -39,7 +39,7 @@ def measure(*, quick: bool = False) -> Result:
     Raises:
         CannotMeasureError: a graph answers wrong.
     """
-    model = _random_model()
+    model = random_resnet50()
     backbone = backbone_graph(model, Preparation(height=SIZE, width=SIZE))
     sessions = {name: _load(graph) for name, graph in _graphs(model, backbone).items()}
     heads = {name: _load(graph) for name, graph in _graphs(model, identity_features(CHANNELS, CELLS, CELLS)).items()}
@@ -127,7 +127,8 @@ def _graphs(model: SalfModel, backbone: ModelProto) -> dict[str, ModelProto]:
     }
 
 
-def _random_model() -> SalfModel:
+def random_resnet50() -> SalfModel:
+    """A ResNet-50 without training, with a sparse head; its features have ordinary sizes."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     model = SalfModel(

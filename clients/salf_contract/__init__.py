@@ -15,6 +15,7 @@ from salf_contract.limits import (
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
+    ExplanationFidelity,
     Fidelity,
     Metadata,
     contract_id_from_words,
@@ -95,6 +96,7 @@ __all__ = [
     "ConfigError",
     "ConfigField",
     "ContractError",
+    "ExplanationFidelity",
     "Fidelity",
     "FileStamp",
     "Manifest",

@@ -17,6 +17,8 @@ from salf_export.errors import (
 
 try:
     from salf_export.exporting import ExportReport, export_checkpoint
+    from salf_export.gate import Thresholds, read_thresholds
+    from salf_export.kinds import Kind, parse_kind
     from salf_export.triton_config import ServingSettings
 except ModuleNotFoundError as error:
     raise MissingExtraError(
@@ -28,10 +30,14 @@ __all__ = [
     "ExportReport",
     "FidelityError",
     "GraphError",
+    "Kind",
     "MissingExtraError",
     "OptionError",
     "RepositoryError",
     "ServingSettings",
     "SourceError",
+    "Thresholds",
     "export_checkpoint",
+    "parse_kind",
+    "read_thresholds",
 ]

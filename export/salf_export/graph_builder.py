@@ -19,12 +19,12 @@ IR_VERSION = 8
 #: Standard operators that TensorRT 10 parses, as far as our graphs use them (onnx-tensorrt docs/operators.md, 10.x).
 #: A backbone that exports to anything else is refused.
 ALLOWED_OPERATORS = frozenset(
-    """Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Conv CumSum Div Elu Equal
-    Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
-    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-    LessOrEqual Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceMax ReduceMean ReduceSum Relu
-    Reshape Resize ScatterElements Selu Shape Sigmoid Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh TopK
-    Transpose Unsqueeze Where""".split()  # noqa: SIM905 - fifteen times shorter than a list of literals
+    """Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Conv CumSum
+    DequantizeLinear Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
+    LayerNormalization LeakyRelu Less LessOrEqual Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow PRelu
+    QuantizeLinear Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize ScatterElements Selu Shape Sigmoid
+    Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh TopK Transpose Unsqueeze Where""".split()  # noqa: SIM905 - fifteen times shorter than a list of literals
 )
 
 _ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT}
@@ -43,6 +43,8 @@ class GraphBuilder:
         self._inputs = list(source.graph.input)
         self._known: dict[str, str] = {}
         self._added_once: set[str] = set()
+        self.first_input: str = source.graph.input[0].name
+        self.first_input_rank: int = len(source.graph.input[0].type.tensor_type.shape.dim)
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 

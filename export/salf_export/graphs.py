@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from salf_contract import (
     ALL_MAPS_OUTPUTS,
@@ -167,8 +167,25 @@ def _finish(
 
 
 def _contract_id(graph: GraphBuilder, contract_id: NDArray[np.int32]) -> None:
-    """Output `contract_id` [B,4]: the same in every row."""
-    shape = graph.add("Shape", graph.features, name="batch_size", start=0, end=1)
-    width = graph.constant("contract_id_width", np.array([contract_id.size], np.int64))
-    full = graph.add("Concat", shape, width, name="contract_id_shape", axis=0)
-    graph.add("Expand", graph.constant("contract_id_words", contract_id[None]), full, name="contract_id")
+    """Output `contract_id` [B,4]: the same in every row.
+
+    Added to zeros made from the input rather than expanded to its shape: OpenVINO 2026.4 reads a shape from any tensor
+    of the same batch, and where that is a convolution followed by int8, it loses the convolution's bias.
+    """
+    rank = graph.first_input_rank
+    begin, end = np.zeros(rank - 1, np.int64), np.ones(rank - 1, np.int64)
+    inner = graph.constant("inner_axes", np.arange(1, rank, dtype=np.int64))
+    corner = graph.add(
+        "Slice",
+        graph.first_input,
+        graph.constant("corner_begin", begin),
+        graph.constant("corner_end", end),
+        inner,
+        name="corner",
+    )
+    column = graph.add(
+        "Reshape", corner, graph.constant("column_shape", np.array([-1, 1], np.int64)), name="corner_column"
+    )
+    whole = graph.add("Cast", column, name="corner_whole", to=TensorProto.INT32)
+    nothing = graph.add("Mul", whole, graph.constant("no_corner", np.zeros((1, 1), np.int32)), name="batch_of_zeros")
+    graph.add("Add", nothing, graph.constant("contract_id_words", contract_id[None]), name="contract_id")

@@ -19,7 +19,7 @@ from salf_contract import (
     decode_picture,
     prepare,
 )
-from salf_export.runtime import Arrays, GraphSession
+from salf_export.runtime import Arrays, Session
 from salf_export.verification import smooth_picture
 from salf_training.checkpoint import ModelCard
 
@@ -27,7 +27,7 @@ PROBE_FILE = "probe.npz"
 _TARGET = "target"
 
 
-def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
+def probe_bytes(session: Session, card: ModelCard) -> bytes:
     """A graph's probe.
 
     Its inputs are those that the graph has: `image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'], and `target`
@@ -42,7 +42,7 @@ def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
     return _archive({f"input:{name}": values for name, values in inputs.items()}, session.run(inputs))
 
 
-def encoded_probe_bytes(explain: GraphSession, preparation: Preparation) -> bytes:
+def encoded_probe_bytes(explain: Session, preparation: Preparation) -> bytes:
     """The encoded endpoint's probe: a PNG of another size than the model's, so that preparation is probed as well.
 
     PNG loses nothing, so that every decoder gives the same pixels.

@@ -1,6 +1,6 @@
 """config.pbtxt: what Triton needs to know about a model, in protobuf's text format.
 
-The same file works with NVIDIA's native ONNX Runtime backend and with salf's Python-based one.
+The same file works with NVIDIA's native ONNX Runtime and OpenVINO backends and with salf's Python-based ones.
 """
 
 import json
@@ -10,9 +10,9 @@ from typing import Literal
 
 from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
 from salf_export.errors import OptionError
+from salf_export.kinds import Runtime
 
 GRAPH_FILE = "model.onnx"
-GRAPH_BACKEND = "onnxruntime"
 ENCODED_BACKEND = "salf_encoded"
 ROLE_PARAMETER = "salf_role"
 Role = Literal["explain", "all_maps", "all_scores", "from_features", "encoded"]
@@ -68,6 +68,7 @@ def config_text(
     outputs: Sequence[TensorSpec],
     documents: Mapping[int, Metadata],
     settings: ServingSettings,
+    runtime: Runtime = "onnxruntime",
 ) -> str:
     """Write a model's config.pbtxt.
 
@@ -78,6 +79,7 @@ def config_text(
         outputs: likewise.
         documents: version -> metadata, of every version in the folder; all agree in H, W, h, w.
         settings: how to run it.
+        runtime: names the backend.
     """
     newest = documents[max(documents)]
     sizes = {
@@ -90,14 +92,14 @@ def config_text(
     # Pictures are decoded on the CPU, wherever the explain model runs.
     kind = _KINDS["cpu" if encoded else settings.device]
     parameters: dict[str, str] = {ROLE_PARAMETER: role}
-    if settings.threads is not None and not encoded:
-        parameters["intra_op_thread_count"] = str(settings.threads)
+    if not encoded:
+        parameters |= _runtime_parameters(runtime, settings)
     for version, document in sorted(documents.items()):
         parameters[metadata_parameter(version)] = _one_line(document)
     lines = [
         "# Written by `salf export`; the next export rewrites it.",
         f"name: {quoted(model_name)}",
-        f"backend: {quoted(ENCODED_BACKEND if encoded else GRAPH_BACKEND)}",
+        f"backend: {quoted(ENCODED_BACKEND if encoded else runtime)}",
         f"max_batch_size: {settings.max_batch_size}",
         *(_tensor("input", spec, sizes) for spec in inputs),
         *(_tensor("output", spec, sizes) for spec in outputs),
@@ -113,6 +115,15 @@ def config_text(
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _runtime_parameters(runtime: Runtime, settings: ServingSettings) -> dict[str, str]:
+    """What the backend shall know, under the native backend's own names."""
+    if runtime == "openvino":
+        # The native backend compiles for max_batch_size pictures and refuses fewer, unless it may fill up.
+        parameters = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_BATCH_PADDING": "YES"}
+        return parameters | ({} if settings.threads is None else {"INFERENCE_NUM_THREADS": str(settings.threads)})
+    return {} if settings.threads is None else {"intra_op_thread_count": str(settings.threads)}
 
 
 def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:

@@ -61,7 +61,9 @@ def repo(exported: Path, tmp_path: Path) -> Path:
 def test_three_models_with_graph_metadata_and_probe(exported):
     assert sorted(p.name for p in exported.iterdir()) == sorted((*MODELS, "scenes_encoded"))
     for name in MODELS:
-        assert set(tree(exported / name)) == {"config.pbtxt", "1/model.onnx", "1/metadata.json", "1/probe.npz"}
+        assert set(tree(exported / name)) == {
+            "config.pbtxt", "1/model.onnx", "1/metadata.json", "1/probe.npz", "1/fidelity.json",
+        }  # fmt: skip
     assert [p.name for p in exported.parent.iterdir()] == ["repository"], "nothing is left beside it"
 
 
@@ -331,7 +333,12 @@ def test_a_publish_killed_half_way_leaves_every_model_loadable(repo, monkeypatch
     for name in MODELS:
         parsed_config(repo / name)
         for version in repository.versions_in(repo / name):
-            assert set(tree(repo / name / str(version))) == {"model.onnx", "metadata.json", "probe.npz"}
+            assert set(tree(repo / name / str(version))) == {
+                "model.onnx",
+                "metadata.json",
+                "probe.npz",
+                "fidelity.json",
+            }
     assert repository.choose_version(repo, MODELS, None) == 3
 
 
