@@ -36,8 +36,7 @@ class KeptFront:
         """
         self._inputs = self._stamps()
         self._front.write()
-        self._process = self._stack.enter_context(front_running(self._front, stop_timeout_s=self._stop_timeout_s))
-        self._status.set_problem("front", None)
+        self._run()
 
     def look_after(self) -> None:
         """Start nginx again if it died; once a second, look for new tokens and certificates and count requests.
@@ -72,6 +71,10 @@ class KeptFront:
         else:
             flag.unlink(missing_ok=True)
 
+    def _run(self) -> None:
+        self._process = self._stack.enter_context(front_running(self._front, stop_timeout_s=self._stop_timeout_s))
+        self._status.set_problem("front", None)
+
     def _start_again(self) -> None:
         status = None if self._process is None else self._process.guard.returncode
         reason = f"nginx ended with status {status}; its log is {self._front.files.error_log}"
@@ -83,7 +86,7 @@ class KeptFront:
         time.sleep(pause_s)
         self._status.restarts.labels("front").inc()
         try:
-            self.start()
+            self._run()  # with what was written last: the operator's files may be wrong by now
         except FrontError as error:
             _logger.error("the front could not be started again: %s", error)  # noqa: TRY400 - the sentence says it all
             self._status.set_problem("front", str(error))

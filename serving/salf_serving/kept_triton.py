@@ -12,7 +12,7 @@ from pathlib import Path
 
 from salf_contract import CONFIG_FILE
 from salf_serving.control import load_model, touch, unload_model, workers
-from salf_serving.errors import ModelLoadError, ProbeError, RefusedVersionError, ServingError, StartError
+from salf_serving.errors import RefusedVersionError, ServingError, StartError
 from salf_serving.process import GuardedProcess
 from salf_serving.readiness import client, loaded_models, probe_model
 from salf_serving.restarts import Restarts
@@ -131,7 +131,7 @@ class KeptTriton:
             touch(self._models / model)
             self._load([model])
             self.probe([model])
-        except (ModelLoadError, StartError) as error:
+        except StartError as error:
             if not self.died():
                 self.start_again(f"model {model} could not be loaded again: {error}")
             return
@@ -168,9 +168,9 @@ class KeptTriton:
         self._swap(change, out=before)
         try:
             self._take_over(change)
-        except (ModelLoadError, ProbeError, StartError) as error:
+        except StartError as error:
             self._swap_back(change, out=before)
-            self._take_over(change)
+            self._bring_back(change, str(error))
             raise RefusedVersionError(str(error), reason="load") from error
         finally:
             self._watch_workers()
@@ -192,6 +192,15 @@ class KeptTriton:
             if not (self._models / name).exists():
                 unload_model(self.server.grpc_address, name, control_key=self._settings.control_key,
                              timeout_s=self._settings.startup_timeout_s)  # fmt: skip
+
+    def _bring_back(self, change: Change, reason: str) -> None:
+        try:
+            if not self.died():
+                self._take_over(change)
+                return
+        except StartError as error:
+            reason = str(error)
+        self.start_again(reason)
 
     def _load(self, models: Iterable[str]) -> None:
         # Ensembles come last: they take the models below them as they find them.

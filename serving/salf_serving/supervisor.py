@@ -261,8 +261,10 @@ class _Supervisor:
                     except (ProbeError, StartError) as error:
                         late = isinstance(error, ProbeTimeoutError)
                         self._status.probe_failures.labels(model.name, "late" if late else "wrong").inc()
-                        times, _ = self._wrong.get(model.name, (0, ""))
-                        self._wrong[model.name] = (times + 1, str(error))
+                        # Without a front anybody may have asked too much at once; new workers would not help.
+                        if not late or self._front is not None:
+                            times, _ = self._wrong.get(model.name, (0, ""))
+                            self._wrong[model.name] = (times + 1, str(error))
                         self._status.set_problem(f"model {model.name}", str(error))
                         break
                     self._status.probe_seconds.labels(model.name).observe(time.monotonic() - started_s)

@@ -55,9 +55,7 @@ class Tiny:
         target_class = np.where(targets < 0, logits.argmax(1, keepdims=True), targets).astype(np.int32)
         return {"logits": logits, "target_class": target_class, "bias": _biases(version)[target_class], "maps": maps}
 
-    def write(
-        self, repository: Path, *, config: str = CONFIG, probe: str | None = "right", version: int = 1
-    ) -> Path:
+    def write(self, repository: Path, *, config: str = CONFIG, probe: str | None = "right", version: int = 1) -> Path:
         """Write the model as a version of `tiny`; returns the version folder.
 
         A target of 5 or more makes ONNX Runtime fail inside the graph.

@@ -152,9 +152,7 @@ def serving(repository: Path, folder: Path, *, nginx: Path, front: str = "") -> 
     served = Served(process, port, status_port, folder)
     tree: list[int] = []
     try:
-        wait_until(
-            lambda: "stop it with" in served.log or process.poll() is not None, 90, "the start of salf serve"
-        )
+        wait_until(lambda: "stop it with" in served.log or process.poll() is not None, 90, "the start of salf serve")
         assert process.poll() is None, served.log
         yield served
     finally:

@@ -1,7 +1,6 @@
 """The front before a real Triton: hostile requests, closed interfaces, tokens and certificates, limits."""
 
-import datetime
-import os
+import datetime as dt
 import random
 import socket
 import time
@@ -153,7 +152,7 @@ def test_junk_and_500_idle_or_slow_connections_keep_nobody_out(served, good):
 
 
 def _is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)
+    connection.settimeout(0)
     try:
         while data := connection.recv(4096):
             assert data
@@ -250,7 +249,7 @@ def _sockets(pids: list[int]) -> set[str]:
     for pid in pids:
         for path in Path(f"/proc/{pid}/fd").glob("*"):
             try:
-                links.add(os.readlink(path))
+                links.add(str(path.readlink()))
             except OSError:
                 continue
     return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
@@ -260,16 +259,16 @@ def _sockets(pids: list[int]) -> set[str]:
 def authority(tmp_path_factory):
     """Makes certificates; gives their folder."""
     folder = tmp_path_factory.mktemp("tls")
-    now = datetime.datetime.now(datetime.UTC)
-    _certificate(folder, "ca", issuer=None, until=now + datetime.timedelta(days=1))
-    _certificate(folder, "server", issuer="ca", until=now + datetime.timedelta(days=1))
-    _certificate(folder, "client", issuer="ca", until=now + datetime.timedelta(days=1))
-    _certificate(folder, "expired", issuer="ca", until=now - datetime.timedelta(days=1))
-    _certificate(folder, "stranger", issuer=None, until=now + datetime.timedelta(days=1))
+    now = dt.datetime.now(dt.UTC)
+    _certificate(folder, "ca", issuer=None, until=now + dt.timedelta(days=1))
+    _certificate(folder, "server", issuer="ca", until=now + dt.timedelta(days=1))
+    _certificate(folder, "client", issuer="ca", until=now + dt.timedelta(days=1))
+    _certificate(folder, "expired", issuer="ca", until=now - dt.timedelta(days=1))
+    _certificate(folder, "stranger", issuer=None, until=now + dt.timedelta(days=1))
     return folder
 
 
-def _certificate(folder: Path, name: str, *, issuer: str | None, until: datetime.datetime) -> None:
+def _certificate(folder: Path, name: str, *, issuer: str | None, until: dt.datetime) -> None:
     import ipaddress
 
     from cryptography import x509
@@ -290,7 +289,7 @@ def _certificate(folder: Path, name: str, *, issuer: str | None, until: datetime
         .issuer_name(signer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(until - datetime.timedelta(days=30))
+        .not_valid_before(until - dt.timedelta(days=30))
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
@@ -369,6 +368,8 @@ def test_tokens_and_certificates_are_needed_and_never_shown(tiny, runtime, nginx
                 assert secret not in text
         # Triton takes its key on its command line only; nowhere else is it shown.
         assert not any(triton_key in path.read_text(errors="replace") for path in (tmp_path / "serve").glob("*.log*"))
-        closed = [path for path in (tmp_path / "serve" / "state").rglob("*") if path.name in ("nginx.conf", "tokens.map")]
+        closed = [
+            path for path in (tmp_path / "serve" / "state").rglob("*") if path.name in ("nginx.conf", "tokens.map")
+        ]
         assert len(closed) == 2
         assert all(path.stat().st_mode & 0o077 == 0 for path in closed)

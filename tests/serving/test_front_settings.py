@@ -79,7 +79,9 @@ def test_nginx_accepts_it_and_refuses_what_it_cannot_use(tmp_path, nginx):
         "tokens.map": 0o600,
     }
     before = files.config.read_text()
-    broken = settings.model_copy(update={"certificate": tmp_path / "none.pem", "certificate_key": tmp_path / "none.key"})
+    broken = settings.model_copy(
+        update={"certificate": tmp_path / "none.pem", "certificate_key": tmp_path / "none.key"}
+    )
     front = Front(nginx=nginx, settings=broken, files=files, port=18001, triton_port=18002, control_key="KEY")
     with pytest.raises(FrontError, match=r"nginx refuses its configuration: .*none\.pem"):
         front.write()
@@ -135,7 +137,7 @@ def test_tokens_are_read_with_their_names(tmp_path):
         ("shop short", 0o600, "line 1 .* must be NAME TOKEN"),
         (f"shop {SECRET} more", 0o600, "line 1 .* must be NAME TOKEN"),
         (f'shop {SECRET}"; default all', 0o600, "line 1"),
-        (f'a;b {SECRET}', 0o600, "line 1"),
+        (f"a;b {SECRET}", 0o600, "line 1"),
         (f"shop {SECRET}\nlab {SECRET}", 0o600, "line 2 .* repeats the token of shop"),
         ("# nobody\n", 0o600, "holds 0 tokens"),
     ],
@@ -168,3 +170,15 @@ def test_a_missing_nginx_is_told_with_the_command(monkeypatch):
 
 def test_nginx_itself_is_real(nginx):
     assert b"nginx version" in subprocess.run([nginx, "-v"], capture_output=True, check=True).stderr
+
+
+def test_the_envoy_example_passes_our_calls_and_asks_our_readiness():
+    import yaml
+
+    envoy = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "envoy.yaml").read_text())
+    (cluster,) = envoy["static_resources"]["clusters"]
+    assert cluster["health_checks"][0]["http_health_check"]["path"] == "/readyz"
+    manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    assert route["match"]["prefix"] == "/inference.GRPCInferenceService/"
+    assert route["route"]["cluster"] == cluster["name"]

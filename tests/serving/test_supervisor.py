@@ -1,5 +1,6 @@
 """`salf serve` under load: killed processes, new, corrupt and unfaithful versions, rollback."""
 
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from salf_contract import with_served_version
 
 TYPED = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"}
 RECOVERED_WITHIN_S = 15.0
+_logger = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_after_a_kill_under_load_errors_are_typed_and_answers_come_back(served, 
         wait_until(lambda: seen.right_after(ready_s + 1), what="right answers")
     last_bad_s = seen.bad()[-1][0]
     right_s = min(at_s for at_s, code, took_s in seen.outcomes if code == "right" and at_s - took_s > last_bad_s)
-    print(f"{victim}: right again {right_s - killed_s:.1f} s after the kill; {len(seen.bad())} errors")
+    _logger.info("%s: right again %.1f s after the kill, %d errors", victim, right_s - killed_s, len(seen.bad()))
     assert right_s - killed_s < RECOVERED_WITHIN_S
     assert last_bad_s < ready_s + 0.1, "ready means that answers are right"
     assert {code.partition(":")[0] for _, code, _ in seen.bad()} <= TYPED
