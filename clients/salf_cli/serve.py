@@ -1,5 +1,8 @@
 """`salf serve`: the server."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +56,6 @@ def serve(
         from salf_serving import FrontSettings, LaunchSettings, ServeSettings, read_front_settings
         from salf_serving import serve as serve_repository
 
-        _log_to_stderr()
         settings = ServeSettings(
             launch=LaunchSettings(
                 repository=repository,
@@ -67,14 +69,22 @@ def serve(
             status_port=status_port,
             status_address=status_address,
         )
-        raise typer.Exit(serve_repository(settings, on_ready=_say_ready))
+        with _log_on_stderr():
+            status = serve_repository(settings, on_ready=_say_ready)
+        raise typer.Exit(status)
 
 
-def _log_to_stderr() -> None:
-    """What the supervisor sees and does, one line each."""
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Say what the supervisor sees and does, one line each."""
+    logger, handler = logging.getLogger("salf_serving"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _install() -> None:

@@ -90,7 +90,8 @@ class Front:
         with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as name:
             trial = Path(name)
             _write_closed(trial / "tokens.map", tokens)
-            _write_closed(trial / "nginx.conf", text.replace(f"{self.files.token_map}", f"{trial}/tokens.map"))
+            checked = text.replace(f"{self.files.token_map}", f"{trial}/tokens.map")
+            _write_closed(trial / "nginx.conf", checked.replace(f"{self.files.pid}", f"{trial}/nginx.pid"))
             self._check(trial / "nginx.conf")
             (trial / "tokens.map").replace(self.files.token_map)
         _write_closed(self.files.config.with_suffix(".new"), text)
@@ -130,14 +131,14 @@ def front_running(front: Front, *, stop_timeout_s: float) -> Iterator[GuardedPro
         stop_timeout_s=stop_timeout_s,
     ) as process:
         deadline_s = time.monotonic() + _TEST_S
-        while not (front.files.folder / "nginx.pid").is_file():
+        while _read(front.files.pid).strip() != str(process.pid):
             if process.ended() or time.monotonic() > deadline_s:
                 raise FrontError(f"nginx did not start: {_last_line(front.files.error_log)}")
             time.sleep(0.02)
         try:
             yield process
         finally:
-            (front.files.folder / "nginx.pid").unlink(missing_ok=True)
+            front.files.pid.unlink(missing_ok=True)
 
 
 def reload_front(process: GuardedProcess) -> None:
@@ -172,9 +173,13 @@ def _write_closed(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _last_line(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        return path.read_text(errors="replace")
     except OSError:
-        lines = []
+        return ""
+
+
+def _last_line(path: Path) -> str:
+    lines = _read(path).splitlines()
     return lines[-1].partition("] ")[2] or lines[-1] if lines else f"see {path}"

@@ -74,6 +74,11 @@ class FrontFiles:
         return self.folder / "nginx.conf"
 
     @property
+    def pid(self) -> Path:
+        """Nginx's process id, written when it listens (and emptied when it checks a configuration that names it)."""
+        return self.folder / "nginx.pid"
+
+    @property
     def token_map(self) -> Path:
         """Included by the configuration; holds clients' tokens."""
         return self.folder / "tokens.map"
@@ -111,7 +116,7 @@ def _main(settings: FrontSettings, files: FrontFiles, worker_user: str | None) -
         f"worker_processes {settings.workers};",
         f"worker_rlimit_nofile {settings.max_connections + 256};",
         f"worker_shutdown_timeout {settings.answer_timeout_s}s;",
-        f'pid "{files.folder}/nginx.pid";',
+        f'pid "{files.pid}";',
         # From "error" on, lines name clients' addresses and requests.
         f'error_log "{files.error_log}" {"warn" if settings.log_addresses else "crit"};',
         f"events {{ worker_connections {settings.max_connections}; }}",

@@ -22,6 +22,7 @@ from salf_serving.kept_triton import KeptTriton
 from salf_serving.nginx_config import FrontFiles
 from salf_serving.ports import check_port, free_port
 from salf_serving.readiness import client, probe_model
+from salf_serving.repository import check_repository
 from salf_serving.server import RunningServer, default_log_file, launched, state_folder
 from salf_serving.settings import LaunchSettings, ServeSettings
 from salf_serving.signals import StopRequested, stop_signals
@@ -51,6 +52,7 @@ def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] 
         ServingError: the server could not be started.
     """
     supervisor = None
+    check_repository(settings.launch.repository.expanduser())
     try:
         with stop_signals(), _run_folders() as (run, public):
             supervisor = _Supervisor(settings, run, public)

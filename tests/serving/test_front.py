@@ -233,10 +233,11 @@ def test_answers_and_log_carry_the_request_id_and_no_data(served, good):
 def test_only_the_front_is_open_to_other_hosts_and_http_is_off(served):
     listening = {
         line.split()[1]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
         if line.split()[3] == "0A" and line.split()[9] in _sockets(served.tree())
     }
-    assert {address.partition(":")[0] for address in listening} == {"0100007F"}
+    assert {address.partition(":")[0][-8:] for address in listening} == {"0100007F"}
     assert len(listening) == 3, "the front, Triton's gRPC and the status page"
     with socket.create_connection(("127.0.0.1", served.port), timeout=5) as http:
         http.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
