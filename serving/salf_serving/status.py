@@ -12,15 +12,19 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from salf_serving.errors import ServingError
 
-#: The supervisor looks at everything several times a second; one that did not for this long is stuck.
-STUCK_S = 60.0
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Status:
     """What the supervisor knows, for probes and Prometheus; safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stuck_after_s: float = 180.0) -> None:
+        """Nothing is ready yet.
+
+        Args:
+            stuck_after_s: a supervisor that has looked at nothing for so long is stuck; longer than any load takes.
+        """
+        self._stuck_after_s = stuck_after_s
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {"start": "the server is starting"}
         self._beat_s = time.monotonic()
@@ -88,8 +92,8 @@ class Status:
             return dict(self._problems)
 
     def is_stuck(self) -> bool:
-        """Whether the supervisor has not looked at anything for a minute."""
-        return time.monotonic() - self._beat_s > STUCK_S
+        """Whether the supervisor has looked at nothing for too long."""
+        return time.monotonic() - self._beat_s > self._stuck_after_s
 
     def serving(self, model: str, versions: Mapping[str, bool]) -> None:
         """What is served of a model: version -> whether it was put into service just now; empty: nothing any more."""

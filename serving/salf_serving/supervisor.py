@@ -97,7 +97,8 @@ class _Supervisor:
         self._live = run / "models"
         self._live.mkdir()
         self._run, self._public = run, public
-        self._status = Status()
+        # Twice, because what fails to load is put back; a minute for all the rest.
+        self._status = Status(stuck_after_s=60.0 + 2 * settings.launch.startup_timeout_s)
         port = settings.launch.grpc_port
         self._control_key = secrets.token_hex(32) if settings.front is not None else None
         self._launch = replace(
@@ -175,8 +176,6 @@ class _Supervisor:
     def _make_front(self) -> KeptFront:
         assert self._settings.front is not None
         assert self._control_key is not None
-        log = self._launch.log_file
-        assert log is not None
         port = self._settings.launch.grpc_port
         front = Front(
             nginx=find_nginx(),
@@ -184,15 +183,20 @@ class _Supervisor:
             files=FrontFiles(
                 folder=self._run,
                 ready=self._public / "ready",
-                access_log=log.with_name(f"front-{port}.log"),
-                error_log=log.with_name(f"front-{port}-errors.log"),
+                access_log=self._log_file(f"front-{port}.log"),
+                error_log=self._log_file(f"front-{port}-errors.log"),
             ),
             port=port,
             triton_port=self._launch.grpc_port,
             control_key=self._control_key,
         )
-        log.parent.mkdir(parents=True, exist_ok=True)
+        front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
         return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s)
+
+    def _log_file(self, name: str) -> Path:
+        """Beside Triton's log."""
+        assert self._launch.log_file is not None
+        return self._launch.log_file.with_name(name)
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -289,9 +293,7 @@ class _Supervisor:
         trial = LaunchSettings(
             repository=models,
             grpc_port=free_port(),
-            log_file=self._launch.log_file.with_name(f"trial-{self._settings.launch.grpc_port}.log")
-            if self._launch.log_file is not None
-            else None,
+            log_file=self._log_file(f"trial-{self._settings.launch.grpc_port}.log"),
             startup_timeout_s=self._launch.startup_timeout_s,
             threads=1,
             yields=True,
