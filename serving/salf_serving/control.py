@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tritonclient.utils import InferenceServerException
@@ -60,6 +61,17 @@ def workers(triton_pid: int) -> dict[int, str]:
             if (model := _model_of(pid)) is not None:
                 found[pid] = model
     return found
+
+
+def retiring(before: Mapping[int, str], now: Mapping[int, str]) -> set[int]:
+    """Workers that a load has replaced, and that end by themselves when their last requests are answered.
+
+    Args:
+        before: `workers` before the load.
+        now: `workers` after it.
+    """
+    renewed = {model for pid, model in now.items() if pid not in before}
+    return {pid for pid, model in now.items() if pid in before and model in renewed}
 
 
 def _model_of(pid: int) -> str | None:

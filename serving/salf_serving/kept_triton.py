@@ -5,13 +5,13 @@ import os
 import select
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from salf_contract import CONFIG_FILE
-from salf_serving.control import load_model, touch, unload_model, workers
+from salf_serving.control import load_model, retiring, touch, unload_model, workers
 from salf_serving.errors import RefusedVersionError, ServingError, StartError
 from salf_serving.process import GuardedProcess
 from salf_serving.readiness import client, loaded_models, probe_model
@@ -48,6 +48,7 @@ class KeptTriton:
         self._run: _Run | None = None
         self._restarts = Restarts("Triton")
         self._worker_ends: dict[int, str] = {}
+        self._retiring: set[int] = set()
 
     @property
     def server(self) -> RunningServer:
@@ -69,7 +70,8 @@ class KeptTriton:
         stack = ExitStack()
         server, process = stack.enter_context(launched(self._settings))
         self._run = _Run(server, process, stack)
-        self._watch_workers()
+        self._retiring = set()
+        self._watch_workers({})
         for model in {model.name for model in server.models}:
             self._tell_versions(model)
         self._status.set_problem("triton", None)
@@ -127,6 +129,7 @@ class KeptTriton:
         if self._settings.control_key is None:
             self.start_again(f"model {model}: {reason}")
             return
+        before = self._workers()
         try:
             touch(self._models / model)
             self._load([model])
@@ -136,7 +139,7 @@ class KeptTriton:
                 self.start_again(f"model {model} could not be loaded again: {error}")
             return
         finally:
-            self._watch_workers()
+            self._watch_workers(before)
         self._status.set_problem(f"model {model}", None)
 
     def probe(self, models: Iterable[str]) -> None:
@@ -163,6 +166,7 @@ class KeptTriton:
             RefusedVersionError: the change does not work here although it did on trial; the old models are back.
             ServerDiedError: Triton had to be started again, and died too often.
         """
+        workers_before = self._workers()
         before = change.folder / "before"
         before.mkdir()
         self._swap(change, out=before)
@@ -173,7 +177,7 @@ class KeptTriton:
             self._bring_back(change, str(error))
             raise RefusedVersionError(str(error), reason="load") from error
         finally:
-            self._watch_workers()
+            self._watch_workers(workers_before)
         for name in change.copies:
             self._tell_versions(name)
             self._status.changes.labels(name).inc()
@@ -230,11 +234,17 @@ class KeptTriton:
         self._status.serving(model, dict.fromkeys(versions, True))
         _logger.info("serving %s version %s", model, ", ".join(versions))
 
-    def _watch_workers(self) -> None:
+    def _workers(self) -> dict[int, str]:
+        return {} if self._run is None else workers(self._run.process.pid)
+
+    def _watch_workers(self, before: Mapping[int, str]) -> None:
+        """Be told when a worker ends, but for those that a load has replaced: their end is no death."""
         self._forget_workers()
-        if self._run is None:
-            return
-        for pid, model in workers(self._run.process.pid).items():
+        now = self._workers()
+        self._retiring |= retiring(before, now)
+        for pid, model in now.items():
+            if pid in self._retiring:
+                continue
             try:
                 self._worker_ends[os.pidfd_open(pid)] = model
             except ProcessLookupError:

@@ -67,6 +67,7 @@ def test_after_a_kill_under_load_errors_are_typed_and_answers_come_back(served, 
 def test_versions_change_under_load_without_a_failed_request(served, tiny, repository):
     wait_until(served.is_ready, what="readiness")
     model = repository / "tiny"
+    restarts = served.metric("salf_worker_restarts_total")
     with load(served, tiny) as seen:
         wait_until(lambda: len(seen.outcomes) > 20)
 
@@ -98,6 +99,7 @@ def test_versions_change_under_load_without_a_failed_request(served, tiny, repos
         refusals = served.metric("salf_refused_versions_total")
         time.sleep(2)
     assert not seen.bad()
+    assert served.metric("salf_worker_restarts_total") == restarts, "a replaced worker that ends is no death"
     assert served.metric("salf_refused_versions_total") == refusals == 2, "a refused version is not tried again"
     assert served.metric('salf_repository_changes_total{model="tiny"') == 2
     assert "tiny is refused, what was served before stays" in served.log

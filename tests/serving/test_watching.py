@@ -9,6 +9,7 @@ import pytest
 
 from salf_contract import FileStamp, Manifest, with_field, with_parameter, with_served_version
 from salf_serving import ProbeError, RefusedVersionError
+from salf_serving.control import retiring
 from salf_serving.errors import ServerDiedError
 from salf_serving.restarts import MOST_DEATHS, Restarts
 from salf_serving.snapshot import copy_model, signature, versions_to_serve
@@ -232,3 +233,11 @@ def test_a_process_that_keeps_dying_is_left_alone():
     assert pauses[0] < 0.5
     with pytest.raises(ServerDiedError, match=r"Triton died 6 times within 120 s .*: it died"):
         restarts.pause_s("it died")
+
+
+def test_a_replaced_worker_may_end_and_others_may_not():
+    before = {1: "a", 2: "b"}
+    assert retiring({}, before) == set(), "the first start replaces nobody"
+    assert retiring(before, {1: "a", 2: "b", 3: "a"}) == {1}, "its end, however late, is no death"
+    assert retiring(before, before) == set(), "a load that changed nothing"
+    assert retiring(before, {2: "b", 3: "a"}) == set(), "it has ended already"
