@@ -38,30 +38,35 @@ def publish(repository: Path, version: int) -> None:
     new.replace(path)
 
 
-@pytest.mark.parametrize("victim", ["worker", "triton", "nginx"])
-def test_after_a_kill_under_load_errors_are_typed_and_answers_come_back(served, tiny, victim):
+@pytest.mark.parametrize(
+    ("victim", "counter"),
+    [
+        ("worker", "salf_worker_restarts_total"),
+        ("triton", 'salf_restarts_total{process="triton"'),
+        ("nginx", 'salf_restarts_total{process="front"'),
+    ],
+)
+def test_after_a_kill_under_load_errors_are_typed_and_answers_come_back(served, tiny, victim, counter):
     wait_until(served.is_ready, what="readiness")
-    pid = getattr(served, victim)()
+    pid, restarts = getattr(served, victim)(), served.metric(counter)
     with load(served, tiny) as seen:
         wait_until(lambda: len(seen.outcomes) > 20)
         assert not seen.bad()
         killed_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: seen.bad(), what="an error")
+        wait_until(lambda: served.metric(counter) > restarts, what="a restart")
         wait_until(served.is_ready, RECOVERED_WITHIN_S + 5, "readiness")
         ready_s = time.monotonic()
-        wait_until(lambda: seen.right_after(ready_s + 1), what="right answers")
-    last_bad_s = seen.bad()[-1][0]
+        wait_until(lambda: seen.right_after(ready_s + 1.5), what="right answers")
+    assert seen.bad(), "nobody noticed the kill"
+    last_bad_s = max(at_s - took_s for at_s, _, took_s in seen.bad())
     right_s = min(at_s for at_s, code, took_s in seen.outcomes if code == "right" and at_s - took_s > last_bad_s)
     _logger.info("%s: right again %.1f s after the kill, %d errors", victim, right_s - killed_s, len(seen.bad()))
     assert right_s - killed_s < RECOVERED_WITHIN_S
-    assert last_bad_s < ready_s + 0.1, "ready means that answers are right"
+    assert last_bad_s < ready_s + 1, "ready means that answers are right, once clients have connected again"
     assert {code.partition(":")[0] for _, code, _ in seen.bad()} <= TYPED
     assert max(took_s for _, _, took_s in seen.outcomes) < 5.5
     assert is_gone(pid)
-    counter = {"worker": "salf_worker_restarts_total", "triton": 'salf_restarts_total{process="triton"',
-               "nginx": 'salf_restarts_total{process="front"'}  # fmt: skip
-    assert served.metric(counter[victim]) >= 1
 
 
 def test_versions_change_under_load_without_a_failed_request(served, tiny, repository):
