@@ -27,6 +27,9 @@ from salf_contract import (
     IMAGE_INPUT,
     METADATA_FILE,
     PREDICTED_CLASS,
+    WHAT_IF_INPUTS,
+    WHAT_IF_MODEL,
+    WHAT_IF_OUTPUTS,
     Fidelity,
     Metadata,
     TensorSpec,
@@ -35,11 +38,12 @@ from salf_export.backbone_graph import backbone_graph
 from salf_export.errors import OptionError, RepositoryError, SourceError
 from salf_export.folding import graph_head, linear_head
 from salf_export.graph_builder import identity_features
-from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
+from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph, what_if_graph
 from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
 from salf_export.runtime import Arrays, GraphSession
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
+from salf_export.what_if_comparison import random_question
 from salf_training.checkpoint import (
     CARD_FILE,
     CLASSES_FILE,
@@ -59,6 +63,7 @@ DEFAULT_TOP = 16
 _ROLES: dict[Role, tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
     "all_maps": (ALL_MAPS_MODEL, (IMAGE_INPUT,), ALL_MAPS_OUTPUTS),
     "all_scores": (ALL_SCORES_MODEL, (IMAGE_INPUT,), ALL_SCORES_OUTPUTS),
+    "what_if": (WHAT_IF_MODEL, WHAT_IF_INPUTS, WHAT_IF_OUTPUTS),
     "from_features": (FROM_FEATURES_MODEL, FROM_FEATURES_INPUTS, FROM_FEATURES_OUTPUTS),
     "explain": ("{name}", EXPLAIN_INPUTS, EXPLAIN_OUTPUTS),
 }
@@ -99,7 +104,7 @@ def export_checkpoint(
     bound: float = BOUND,
     from_features: bool = False,
 ) -> ExportReport:
-    """Export a checkpoint as the models NAME, NAME_all_maps and NAME_all_scores, if they answer as it does.
+    """Export a checkpoint as NAME, NAME_all_maps, NAME_all_scores and NAME_what_if, if they answer as it does.
 
     A checkpoint without a backbone (`features` on its card) becomes the model NAME_from_features alone.
 
@@ -161,7 +166,7 @@ def export_checkpoint(
             files={
                 GRAPH_FILE: contents[role],
                 METADATA_FILE: document.to_json().encode(),
-                PROBE_FILE: probe_bytes(sessions[role], source.card),
+                PROBE_FILE: probe_bytes(sessions[role], source.card, concepts=len(source.concepts)),
             },
         )
         for role in names
@@ -200,20 +205,24 @@ def build_graphs(source: Checkpoint, document: Metadata, *, from_features: bool 
         backbone = backbone_graph(source.model, source.card.preparation)
         graphs["all_maps"] = all_maps_graph(backbone, head, contract_id=contract_id)
         graphs["all_scores"] = all_scores_graph(backbone, head, contract_id=contract_id)
+        graphs["what_if"] = what_if_graph(backbone, head, contract_id=contract_id)
         graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
     return graphs
 
 
-def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
+def probe_bytes(session: GraphSession, card: ModelCard, *, concepts: int) -> bytes:
     """A question with its known answer, as .npz: a server is ready when it answers this right.
 
     Arrays `input:NAME` for every input that the graph has (`image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'];
-    `target` INT32 [1,1]) and `output:NAME` for every output, batch axis included.
+    `target` INT32 [1,1]; a region and edits of a what-if question) and `output:NAME` for every output, batch axis
+    included.
     """
+    map_size = card.feature_shape[1:] if card.map_size is None else card.map_size
     questions: Arrays = {
         IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],
         FEATURES_INPUT.name: np.random.default_rng(0).standard_normal((1, *card.feature_shape), np.float32),
         "target": np.full((1, 1), PREDICTED_CLASS, np.int32),
+        **random_question(1, concepts=concepts, map_size=map_size, random=np.random.default_rng(1)),
     }
     inputs = {name: questions[name] for name in session.input_names}
     arrays: dict[str, Any] = {f"input:{name}": values for name, values in inputs.items()}

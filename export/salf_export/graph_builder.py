@@ -84,9 +84,10 @@ class GraphBuilder:
         )
         return outputs[0], outputs[1]
 
-    def add_input(self, spec: TensorSpec) -> str:
-        """Declare a further input of the graph, with the batch axis first."""
-        self._inputs.append(_value(spec.name, spec, tuple(spec.dims)))
+    def add_input(self, spec: TensorSpec, *, map_size: tuple[int, int] | None = None) -> str:
+        """Declare a further input of the graph, with the batch axis first; its "h" and "w" are those of `map_size`."""
+        sizes = dict(zip(("h", "w"), map_size, strict=True)) if map_size else {}
+        self._inputs.append(_value(spec.name, spec, [sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims]))
         return spec.name
 
     def finish(self, outputs: Sequence[tuple[TensorSpec, Sequence[int]]], *, name: str) -> ModelProto:

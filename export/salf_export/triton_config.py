@@ -13,7 +13,7 @@ from salf_export.errors import OptionError
 
 GRAPH_FILE = "model.onnx"
 ROLE_PARAMETER = "salf_role"
-Role = Literal["explain", "all_maps", "all_scores", "from_features"]
+Role = Literal["explain", "all_maps", "all_scores", "what_if", "from_features"]
 _KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 
 

@@ -18,7 +18,7 @@ from salf_training.backbone import BackboneSettings
 from salf_training.checkpoint import Checkpoint, save_checkpoint
 from salf_training.model import FeaturesBackbone, SalfModel
 
-WHOLE = ("scenes", "scenes_from_features", "scenes_all_scores", "scenes_all_maps")
+WHOLE = ("scenes", "scenes_from_features", "scenes_what_if", "scenes_all_scores", "scenes_all_maps")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def exported(resizing_softmax: Checkpoint, tmp_path_factory: pytest.TempPathFact
     save_checkpoint(folder / "checkpoint", resizing_softmax)
     report = export_checkpoint(folder / "checkpoint", folder / "repository", name="scenes", from_features=True)
     assert report.models == WHOLE
-    assert {"all_maps", "all_scores", "top_maps", "sum", "coverage"} <= set(report.fidelity.max_abs_error)
+    assert {"all_maps", "all_scores", "top_maps", "sum", "coverage", "region_scores", "edited_logits"} <= set(
+        report.fidelity.max_abs_error
+    )
     assert 0 < max(report.fidelity.max_abs_error.values()) <= 1e-4
     return folder / "repository"
 
