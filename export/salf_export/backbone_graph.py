@@ -29,7 +29,8 @@ class _Features(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.features(image)
+        # Floats first: TensorRT takes UINT8 as a network's input, but transposes nothing of this type.
+        return self.model.features(image.to(self.model.pixel_std.dtype))
 
 
 def backbone_graph(model: SalfModel, preparation: Preparation) -> ModelProto:

@@ -11,21 +11,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from salf_contract import TensorSpec
 from salf_export.errors import GraphError
+from salf_export.operators import check_operators
 
 #: What NVIDIA's 24.12 container (ONNX Runtime 1.19) and TensorRT 10 read: at most opset 20 and IR 10.
 OPSET = 18
 IR_VERSION = 8
-
-#: Standard operators that TensorRT 10 parses, as far as our graphs use them (onnx-tensorrt docs/operators.md, 10.x).
-#: A backbone that exports to anything else is refused.
-ALLOWED_OPERATORS = frozenset(
-    """Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Conv CumSum Div Elu Equal
-    Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
-    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-    LessOrEqual Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceMax ReduceMean ReduceSum Relu
-    Reshape Resize ScatterElements Selu Shape Sigmoid Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh TopK
-    Transpose Unsqueeze Where""".split()  # noqa: SIM905 - fifteen times shorter than a list of literals
-)
 
 _ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT}
 
@@ -98,7 +88,7 @@ class GraphBuilder:
             name: of the graph.
 
         Raises:
-            GraphError: the graph is not valid ONNX or uses an operator outside ALLOWED_OPERATORS.
+            GraphError: the graph is not valid ONNX or uses what TensorRT does not read (`operators`).
         """
         graph = helper.make_graph(
             self._nodes,
@@ -127,14 +117,7 @@ def check_graph(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"the graph {model.graph.name!r} is not valid ONNX: {error}") from error
-    foreign = sorted(
-        {node.op_type for node in model.graph.node if node.domain or node.op_type not in ALLOWED_OPERATORS}
-    )
-    if foreign:
-        raise GraphError(
-            f"the graph {model.graph.name!r} uses operators that not every runtime reads: {', '.join(foreign)}; "
-            "choose a backbone without them"
-        )
+    check_operators(model)
 
 
 def identity_features(channels: int, rows: int, columns: int) -> ModelProto:
