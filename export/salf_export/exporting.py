@@ -41,7 +41,8 @@ from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph, what_if_graph
 from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
 from salf_export.runtime import Arrays, GraphSession
-from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
+from salf_export.shared_weights import graph_files
+from salf_export.triton_config import Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
 from salf_export.what_if_comparison import random_question
 from salf_training.checkpoint import (
@@ -80,7 +81,7 @@ class ExportReport:
         top: slots of the explanation, after clipping to the number of concepts.
         contract_id: 32 hex digits that every answer carries.
         fidelity: how close the graphs are to the PyTorch model.
-        graph_bytes: model name -> size of model.onnx.
+        graph_bytes: model name -> size of model.onnx and of the weights beside it, which models may share.
     """
 
     repository: Path
@@ -151,7 +152,7 @@ def export_checkpoint(
     fidelity = verify(sessions, source.model, source.card, contract_id=contract_id, pictures=pictures, bound=bound)
     document = document.model_copy(update={"fidelity": fidelity})
 
-    contents = {role: graph.SerializeToString(deterministic=True) for role, graph in graphs.items()}
+    contents = graph_files(graphs)
     models = [
         ModelFolder(
             name=names[role],
@@ -164,7 +165,7 @@ def export_checkpoint(
                 settings=settings or ServingSettings(),
             ),
             files={
-                GRAPH_FILE: contents[role],
+                **contents[role],
                 METADATA_FILE: document.to_json().encode(),
                 PROBE_FILE: probe_bytes(sessions[role], source.card, concepts=len(source.concepts)),
             },
@@ -179,7 +180,7 @@ def export_checkpoint(
         top=document.top,
         contract_id=document.contract_id,
         fidelity=fidelity,
-        graph_bytes={names[role]: len(content) for role, content in contents.items()},
+        graph_bytes={names[role]: sum(map(len, files.values())) for role, files in contents.items()},
     )
 
 
