@@ -10,6 +10,7 @@ from typing import Literal
 
 from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
 from salf_export.errors import OptionError
+from salf_export.tensorrt_provider import TensorRtProvider, provider_lines
 
 GRAPH_FILE = "model.onnx"
 ROLE_PARAMETER = "salf_role"
@@ -28,6 +29,7 @@ class ServingSettings:
         device: "cpu", "gpu" (fails to load without one) or "auto" (Triton takes a GPU if it has one).
         instances: copies of the model; on the CPU one copy with all threads is fastest.
         threads: of one operator on the CPU; None: the runtime's own choice, all cores.
+        tensorrt: let TensorRT compute the ONNX graphs where the server has a GPU; None: ONNX Runtime does it itself.
     """
 
     max_batch_size: int = 8
@@ -35,10 +37,13 @@ class ServingSettings:
     device: Literal["cpu", "gpu", "auto"] = "cpu"
     instances: int = 1
     threads: int | None = None
+    tensorrt: TensorRtProvider | None = None
 
     def __post_init__(self) -> None:
         if self.device not in _KINDS:
             raise OptionError(f"device is {self.device!r}, expected one of {', '.join(_KINDS)}")
+        if self.tensorrt is not None and self.device == "cpu":
+            raise OptionError("TensorRT runs on a GPU: with `tensorrt`, device must be 'gpu' or 'auto', but is 'cpu'")
         for name, value, least in (
             ("max_batch_size", self.max_batch_size, 1),
             ("max_queue_delay_microseconds", self.max_queue_delay_microseconds, 0),
@@ -98,12 +103,20 @@ def config_text(
         f"  preferred_batch_size: [ {', '.join(map(str, settings.preferred_batch_sizes))} ]",
         f"  max_queue_delay_microseconds: {settings.max_queue_delay_microseconds}",
         "}",
+        *_accelerators(settings, inputs, sizes),
         *(
             f"parameters {{ key: {quoted(key)} value {{ string_value: {quoted(value)} }} }}"
             for key, value in parameters.items()
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _accelerators(settings: ServingSettings, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> list[str]:
+    """The TensorRT section; none for a model whose inputs have no fixed size."""
+    if settings.tensorrt is None or any(-1 in spec.dims for spec in inputs):
+        return []
+    return provider_lines(settings.tensorrt, inputs, sizes=sizes, max_batch_size=settings.max_batch_size)
 
 
 def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
