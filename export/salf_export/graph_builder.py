@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from salf_contract import TensorSpec
 from salf_export.errors import GraphError
-from salf_export.operators import check_operators
+from salf_export.operators import foreign_operators
 
 #: What NVIDIA's 24.12 container (ONNX Runtime 1.19) and TensorRT 10 read: at most opset 20 and IR 10.
 OPSET = 18
@@ -88,7 +88,7 @@ class GraphBuilder:
             name: of the graph.
 
         Raises:
-            GraphError: the graph is not valid ONNX or uses what TensorRT does not read (`operators`).
+            GraphError: the graph is not valid ONNX or uses an operator outside the table (`operators`).
         """
         graph = helper.make_graph(
             self._nodes,
@@ -108,7 +108,7 @@ class GraphBuilder:
 
 
 def check_graph(model: ModelProto) -> None:
-    """Check a graph with ONNX's own checker, with shape inference, and against the operators that TensorRT reads.
+    """Check a graph with ONNX's own checker, with shape inference, and against the table of operators.
 
     Raises:
         GraphError: with the first fault found.
@@ -117,7 +117,12 @@ def check_graph(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"the graph {model.graph.name!r} is not valid ONNX: {error}") from error
-    check_operators(model)
+    foreign = foreign_operators(model)
+    if foreign:
+        raise GraphError(
+            f"the graph {model.graph.name!r} uses operators that not every runtime reads: {', '.join(foreign)}; "
+            "choose a backbone without them"
+        )
 
 
 def identity_features(channels: int, rows: int, columns: int) -> ModelProto:

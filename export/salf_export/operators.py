@@ -80,6 +80,12 @@ def operator_table() -> OperatorTable:
     )
 
 
+def foreign_operators(model: ModelProto) -> tuple[str, ...]:
+    """Names of operators that are not in the table, sorted: what no runtime of ours promises to read."""
+    table = operator_table()
+    return tuple(sorted({_name(node) for node in model.graph.node if node.domain or node.op_type not in table.types}))
+
+
 def operator_problems(model: ModelProto) -> tuple[str, ...]:
     """What in a graph TensorRT's parser would not read; empty for a graph that may be published.
 
@@ -110,7 +116,7 @@ def operator_problems(model: ModelProto) -> tuple[str, ...]:
         },
     )
     for node in inferred.node:
-        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        name = _name(node)
         if node.domain or node.op_type not in table.types:
             problems[f"operator {name}"] = None
             continue
@@ -120,7 +126,9 @@ def operator_problems(model: ModelProto) -> tuple[str, ...]:
 
 
 def check_operators(model: ModelProto) -> None:
-    """Refuse a graph that not every runtime reads.
+    """Refuse a graph that TensorRT's parser does not read.
+
+    A graph that was quantised for a CPU, with zero points, is one: quantise around zero, with INT8 activations.
 
     Raises:
         GraphError: names all that is not in the table.
@@ -128,9 +136,13 @@ def check_operators(model: ModelProto) -> None:
     problems = operator_problems(model)
     if problems:
         raise GraphError(
-            f"the graph {model.graph.name!r} uses what not every runtime reads: {'; '.join(problems)}. "
-            "Choose a backbone without it"
+            f"the graph {model.graph.name!r} uses what TensorRT does not read: {'; '.join(problems)}. "
+            "Choose a backbone without it, or quantise around zero"
         )
+
+
+def _name(node: NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
 
 
 @dataclass(frozen=True)

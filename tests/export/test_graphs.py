@@ -283,7 +283,7 @@ def test_every_constant_is_stored_once_and_every_operator_is_allowed():
 def test_an_operator_outside_the_table_is_refused():
     graph = GraphBuilder(identity_features(3, 2, 2))
     graph.add("Det", graph.features, name="all_maps")
-    with pytest.raises(GraphError, match="operator Det"):
+    with pytest.raises(GraphError, match="reads: Det;"):
         graph.finish([(TensorSpec("all_maps", "FP32", (3,)), [3])], name="foreign")
 
 
