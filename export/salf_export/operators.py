@@ -20,7 +20,7 @@ from salf_export.errors import GraphError
 #: What NVIDIA's 24.12 container (ONNX Runtime 1.19) reads at most.
 IR_VERSION_MAX = 10
 _TABLE_FILE = "tensorrt_operators.json"
-_TYPES = {
+_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
@@ -162,7 +162,7 @@ def _type_problems(node: NodeProto, allowed: tuple[str, ...], facts: _Facts) -> 
     for place, name in enumerate(node.input):
         if name not in facts.types or place in _SCALE_PLACES.get(node.op_type, ()):
             continue
-        kind = _TYPES.get(facts.types[name], TensorProto.DataType.Name(facts.types[name]))
+        kind = _TYPES.get(facts.types[name]) or str(TensorProto.DataType.Name(facts.types[name]))
         # The table lists types of data; indices, axes and conditions have their own.
         is_index = kind in ("INT32", "INT64") and place > 0
         is_condition = kind == "BOOL" and node.op_type == "Where" and place == 0
