@@ -23,11 +23,14 @@ from salf_contract import (
     FROM_FEATURES_OUTPUTS,
     IMAGE_INPUT,
     METADATA_FILE,
+    WHAT_IF_INPUTS,
+    WHAT_IF_MODEL,
+    WHAT_IF_OUTPUTS,
     Fidelity,
     Metadata,
     TensorSpec,
 )
-from salf_export.artefacts import make_artefact
+from salf_export.artefacts import make_artefacts
 from salf_export.backbone_graph import backbone_graph
 from salf_export.description import describe
 from salf_export.errors import OptionError, RepositoryError, SourceError
@@ -35,7 +38,13 @@ from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
 from salf_export.gate import Thresholds, check_gate
 from salf_export.graph_builder import identity_features
-from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
+from salf_export.graphs import (
+    all_maps_graph,
+    all_scores_graph,
+    explain_graph,
+    from_features_graph,
+    what_if_graph,
+)
 from salf_export.kinds import FP32, Kind, check_kind
 from salf_export.pictures import read_pictures
 from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
@@ -62,6 +71,7 @@ DEFAULT_TOP = 16
 _ROLES: dict[Role, tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
     "all_maps": (ALL_MAPS_MODEL, (IMAGE_INPUT,), ALL_MAPS_OUTPUTS),
     "all_scores": (ALL_SCORES_MODEL, (IMAGE_INPUT,), ALL_SCORES_OUTPUTS),
+    "what_if": (WHAT_IF_MODEL, WHAT_IF_INPUTS, WHAT_IF_OUTPUTS),
     "from_features": (FROM_FEATURES_MODEL, FROM_FEATURES_INPUTS, FROM_FEATURES_OUTPUTS),
     "encoded": (ENCODED_MODEL, ENCODED_INPUTS, ENCODED_OUTPUTS),
     "explain": ("{name}", EXPLAIN_INPUTS, EXPLAIN_OUTPUTS),
@@ -79,7 +89,7 @@ class ExportReport:
         top: slots of the explanation, after clipping to the number of concepts.
         contract_id: 32 hex digits that every answer carries.
         fidelity: how close the graphs are to the PyTorch model.
-        graph_bytes: model name -> size of model.onnx, or of model.xml and model.bin together.
+        graph_bytes: model name -> size of what its runtime reads; models may share weights.
     """
 
     repository: Path
@@ -109,7 +119,7 @@ def export_checkpoint(
     thresholds: Thresholds | None = None,
     on_step: Callable[[str], None] = lambda _text: None,
 ) -> ExportReport:
-    """Export a checkpoint as NAME, NAME_all_maps, NAME_all_scores and NAME_encoded, if they answer as it does.
+    """Export a checkpoint as NAME and the models beside it, if they answer as it does.
 
     A checkpoint without a backbone (`features` on its card) becomes the model NAME_from_features alone.
 
@@ -144,6 +154,7 @@ def export_checkpoint(
     """
     check_name(name)
     check_kind(kind)
+    settings = settings or ServingSettings()
     check_folders(kind, calibration=calibration, held_out=held_out)
     if top < 1:
         raise OptionError(f"top is {top}, expected at least 1 concept in an explanation")
@@ -183,7 +194,7 @@ def export_checkpoint(
         )
         backbone = choice.backbone
     graphs = build_graphs(source, document, backbone=backbone, from_features=from_features)
-    artefacts = {role: make_artefact(graph, kind) for role, graph in graphs.items()}
+    artefacts = make_artefacts(graphs, kind, max_batch=settings.max_batch_size)
     sessions = {role: artefact.session for role, artefact in artefacts.items()}
     on_step("comparing with the PyTorch model")
     fidelity = verify(
@@ -212,7 +223,7 @@ def export_checkpoint(
     )
 
     files = {
-        role: {**artefact.files, PROBE_FILE: probe_bytes(artefact.session, source.card)}
+        role: {**artefact.files, PROBE_FILE: probe_bytes(artefact.session, source.card, concepts=len(source.concepts))}
         for role, artefact in artefacts.items()
     }
     if encoded and "explain" in graphs:
@@ -228,7 +239,7 @@ def export_checkpoint(
                 inputs=_ROLES[role][1],
                 outputs=_ROLES[role][2],
                 documents={**present[role], number: document},
-                settings=settings or ServingSettings(),
+                settings=settings,
                 runtime=kind.runtime,
             ),
             files={
@@ -276,6 +287,7 @@ def build_graphs(
         backbone = backbone_graph(source.model, source.card.preparation) if backbone is None else backbone
         graphs["all_maps"] = all_maps_graph(backbone, head, contract_id=contract_id)
         graphs["all_scores"] = all_scores_graph(backbone, head, contract_id=contract_id)
+        graphs["what_if"] = what_if_graph(backbone, head, contract_id=contract_id)
         graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
     return graphs
 

@@ -15,6 +15,9 @@ from salf_contract import (
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
     FROM_FEATURES_OUTPUTS,
+    IMAGE_INPUT,
+    WHAT_IF_INPUTS,
+    WHAT_IF_OUTPUTS,
     TensorSpec,
 )
 from salf_export.average_pooling import AveragePooling
@@ -23,6 +26,7 @@ from salf_export.folding import FoldedHead, SoftmaxHead
 from salf_export.graph_builder import GraphBuilder
 from salf_export.resizing import add_resize
 from salf_export.softmax_pooling import SoftmaxPooling
+from salf_export.what_if import only_if_asked, read_edits, score_shifts, write_before_and_after
 
 Head = FoldedHead | SoftmaxHead
 
@@ -107,6 +111,45 @@ def from_features_graph(source: ModelProto, head: Head, *, top: int, contract_id
     return _finish(graph, FROM_FEATURES_OUTPUTS, dims, name="from_features", contract_id=contract_id)
 
 
+def what_if_graph(source: ModelProto, head: Head, *, contract_id: NDArray[np.int32]) -> ModelProto:
+    """What is in a region, and what a class would get if concepts were edited, with the contract's WHAT_IF tensors.
+
+    Under average pooling nothing [M,h,w]-sized is computed; under softmax pooling only edited maps are pooled again.
+    Edits of concepts outside 0..M-1 change nothing, and an empty region has the scores 0 (clients refuse both but for
+    NO_CONCEPT and the empty region, which ask for nothing).
+
+    Args:
+        source: model with the single output features FP32 [B,C,h',w'].
+        head: its constants; decides the pooling.
+        contract_id: INT32 [4].
+
+    Raises:
+        GraphError: the result is not valid.
+    """
+    graph = GraphBuilder(source)
+    pooling = _pooling(graph, head)
+    classes, concepts = head.head_weight.shape
+    size = pooling.map_size
+    inputs = {spec.name: graph.add_input(spec, map_size=size) for spec in WHAT_IF_INPUTS if spec != IMAGE_INPUT}
+    logits = pooling.logits()
+    target = target_class(graph, inputs["target"], logits, classes=classes)
+    _bias(graph, head, target)
+    only_if_asked(graph, pooling.region_scores(inputs["region"]), inputs["region"])
+    edits = read_edits(graph, inputs, concepts=concepts, map_size=size)
+    write_before_and_after(
+        graph,
+        scores=pooling.all_scores(name="all_scores"),
+        shifts=score_shifts(graph, edits, pooling.slot_shifts(edits), concepts=concepts),
+        logits=logits,
+        target=target,
+        head_weight=graph.constant("head_weight", head.head_weight),
+    )
+    of_concepts = ("region_scores", "contributions", "edited_contributions")
+    dims: dict[str, Sequence[int]] = {name: [concepts] for name in of_concepts}
+    dims |= {"logits": [classes], "edited_logits": [classes]}
+    return _finish(graph, WHAT_IF_OUTPUTS, dims, name="what_if", contract_id=contract_id)
+
+
 def _pooling(graph: GraphBuilder, head: Head) -> AveragePooling | SoftmaxPooling:
     return SoftmaxPooling(graph, head) if isinstance(head, SoftmaxHead) else AveragePooling(graph, head)
 
@@ -119,7 +162,7 @@ def _explain(
     logits = pooling.logits()
     wanted = graph.add_input(next(spec for spec in EXPLAIN_INPUTS if spec.name == "target"))
     target = target_class(graph, wanted, logits, classes=classes)
-    graph.add("Gather", graph.constant("head_bias", head.head_bias[:, None]), target, name="bias", axis=0)
+    _bias(graph, head, target)
     shown = show(graph, pooling.candidates(target, top=top, sparse=sparse), top=top)
     pooling.top_maps(shown)
     return {
@@ -129,6 +172,11 @@ def _explain(
         "top_scores": [top],
         "top_maps": [top, *pooling.map_size],
     }
+
+
+def _bias(graph: GraphBuilder, head: Head, target: str) -> None:
+    """Output `bias` [B,1] of the target class."""
+    graph.add("Gather", graph.constant("head_bias", head.head_bias[:, None]), target, name="bias", axis=0)
 
 
 def _all_maps(graph: GraphBuilder, head: Head) -> dict[str, Sequence[int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from salf_export.errors import MissingExtraError, OptionError
+from salf_export.tensorrt_api import load_tensorrt
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -67,10 +68,8 @@ def check_kind(kind: Kind, *, features: frozenset[str] | None = None) -> None:
         _need("openvino", extra="openvino")
     features = cpu_features() if features is None else features
     if kind.runtime == "tensorrt":
-        raise OptionError(
-            "engines of TensorRT are built and checked on the GPU that serves them, which `salf export` does not do; "
-            "export with --runtime onnxruntime, and build the engine from the published model.onnx (docs/precision.md)"
-        )
+        load_tensorrt()
+        return
     if kind.precision == "fp16":
         raise OptionError(
             f"{kind.runtime} gains nothing from fp16 on a CPU: it would convert to fp32 before every operation; "

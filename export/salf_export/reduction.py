@@ -97,7 +97,7 @@ def reduce_backbone(
         GraphError: the backbone cannot be quantised.
     """
     on_step("measuring ranges")
-    quantiser = Quantiser(backbone, calibration.pixels)
+    quantiser = Quantiser(backbone, calibration.pixels, symmetric=kind.runtime == "tensorrt")
     on_step("asking the PyTorch model")
     expected = explain_with_torch(model, calibration.pixels, top=top)
     head = graph_head(linear_head(model))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from salf_contract import CONFIG_FILE, METADATA_FILE, Metadata, MetadataError, parse_metadata
 from salf_export.errors import OptionError, RepositoryError
+from salf_export.weight_files import link_same_files
 
 _OLD_CONFIG = "config.pbtxt.before"
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
@@ -113,6 +114,7 @@ def publish(repository: Path, version: int, models: Sequence[ModelFolder]) -> No
                 config = repository / model.name / CONFIG_FILE
                 if config.exists():  # kept for undoing, now: later there may be no space
                     shutil.copy2(config, aside / model.name / _OLD_CONFIG)
+            link_same_files([aside / model.name / str(version) for model in models])
             _sync(aside)
             _appear(repository, version, models, aside)
     except OSError as error:

@@ -17,6 +17,7 @@ from salf_export.errors import FidelityError, OptionError
 from salf_export.kinds import Precision
 from salf_export.runtime import Arrays, Session
 from salf_export.triton_config import Role
+from salf_export.what_if_comparison import Statistics, random_question, what_if_errors
 from salf_training.checkpoint import ModelCard
 from salf_training.model import SalfModel
 
@@ -63,6 +64,7 @@ def verify(
     """
     check_pictures(card, pictures)
     wide = copy.deepcopy(model).double().eval()
+    statistics = Statistics(wide.score_mean.numpy(), wide.score_std.numpy(), wide.pooling)
     random = np.random.default_rng(_SEED)
     worst: dict[str, float] = {}
     compared = 0
@@ -72,7 +74,7 @@ def verify(
             for session in sessions.values():
                 if not inputs.keys() <= set(session.input_names):
                     continue
-                for errors in _errors(session, inputs, reference, contract_id=contract_id, random=random):
+                for errors in _errors(session, inputs, reference, statistics, contract_id=contract_id, random=random):
                     for name, error in errors.items():
                         # A NaN must not slip through a comparison: it counts as infinitely wrong.
                         worst[name] = max(worst.get(name, 0.0), error if np.isfinite(error) else np.inf)
@@ -87,6 +89,7 @@ def _errors(
     session: Session,
     inputs: Arrays,
     reference: Reference,
+    statistics: Statistics,
     *,
     contract_id: NDArray[np.int32],
     random: np.random.Generator,
@@ -96,9 +99,14 @@ def _errors(
     chosen = random.integers(0, reference.logits.shape[1], predicted.shape, dtype=np.int32)
     explains = "target" in session.input_names
     for wanted in (predicted, chosen) if explains else (predicted,):
-        answer = session.run({**inputs, "target": wanted})
+        _, concepts, *map_size = reference.maps.shape
+        size = (map_size[0], map_size[1])
+        question = random_question(batch, concepts=concepts, map_size=size, random=random) | {"target": wanted}
+        answer = session.run({**inputs, **question})
         yield {"contract_id": difference(answer["contract_id"], np.tile(contract_id, (batch, 1)))}
-        if explains:
+        if "region" in session.input_names:
+            yield what_if_errors(answer, question, reference, statistics)
+        elif explains:
             yield explain_errors(answer, wanted, reference)
         whole = {"all_maps": reference.maps, "all_scores": reference.scores}
         yield {name: difference(answer[name], values) for name, values in whole.items() if name in answer}

@@ -76,6 +76,12 @@ NOT_RUN = {
         "salf import published/cub --layout label-free --backbone resnet18 --weights resnet18.pth --out runs/cub",
         "needs a published folder",
     ),
+    (
+        "docs/tensorrt.md",
+        'docker run --rm --gpus all -v "$PWD":/work -w /work nvcr.io/nvidia/tritonserver:24.12-py3 \\',
+        "needs a GPU and NVIDIA's image",
+    ),
+    ("docs/tensorrt.md", "from pathlib import Path", "needs a GPU and tensorrt"),
 }
 
 #: How far a number in documented output may lie from the real one: other processors round differently.

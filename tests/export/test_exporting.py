@@ -28,10 +28,11 @@ from salf_export import (
 )
 from salf_export.backbone_graph import backbone_graph
 from salf_export.comparison import Reference, explain_errors
-from salf_export.graph_builder import ALLOWED_OPERATORS
+from salf_export.operators import operator_problems
 from salf_training.checkpoint import Checkpoint
 
-MODELS = ("scenes", "scenes_all_scores", "scenes_all_maps")
+MODELS = ("scenes", "scenes_what_if", "scenes_all_scores", "scenes_all_maps")
+ROLES = ("explain", "what_if", "all_scores", "all_maps")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -58,7 +59,7 @@ def repo(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "repository"))
 
 
-def test_three_models_with_graph_metadata_and_probe(exported):
+def test_every_model_has_graph_metadata_and_probe(exported):
     assert sorted(p.name for p in exported.iterdir()) == sorted((*MODELS, "scenes_encoded"))
     for name in MODELS:
         assert set(tree(exported / name)) == {
@@ -96,7 +97,7 @@ def test_published_graphs_are_plain(exported):
         onnx.checker.check_model(model, full_check=True)
         assert model.ir_version <= 10
         assert [(o.domain, o.version <= 20) for o in model.opset_import] == [("", True)]
-        assert {node.op_type for node in model.graph.node} <= ALLOWED_OPERATORS
+        assert operator_problems(model) == ()
         assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
         assert not any(t.data_type == onnx.TensorProto.DOUBLE for t in model.graph.initializer)
         text = model.SerializeToString()
@@ -112,7 +113,7 @@ def test_published_graphs_are_plain(exported):
 
 
 def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
-    for name, role in zip(MODELS, ("explain", "all_scores", "all_maps"), strict=True):
+    for name, role in zip(MODELS, ROLES, strict=True):
         config = parsed_config(exported / name)
         assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", 8)
         session = onnxruntime.InferenceSession(exported / name / "1/model.onnx", providers=["CPUExecutionProvider"])
@@ -276,7 +277,7 @@ def test_nan_is_infinitely_wrong():
         assert explain_errors(broken, wanted, reference)["top_concepts"] > 0.5, concepts
 
 
-@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize("step", range(1, 2 * len(MODELS) + 1))
 def test_a_publish_that_fails_half_way_leaves_the_repository_as_it_was(step, repo, checkpoint, monkeypatch):
     before = tree(repo)
     calls = 0
@@ -328,6 +329,7 @@ def test_a_publish_killed_half_way_leaves_every_model_loadable(repo, monkeypatch
     assert {name: repository.versions_in(repo / name) for name in MODELS} == {
         "scenes_all_maps": (1, 2),
         "scenes_all_scores": (1,),
+        "scenes_what_if": (1,),
         "scenes": (1,),
     }
     for name in MODELS:
