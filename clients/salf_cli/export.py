@@ -18,6 +18,7 @@ def export(
     from_features: Annotated[
         bool, typer.Option("--from-features", help="Also publish NAME_from_features, for published cases and tests.")
     ] = False,
+    keep: Annotated[int | None, typer.Option(min=1, help="Then keep this many of the newest versions.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Export a trained model, compare it with its source, and publish it as the next version.
@@ -26,10 +27,13 @@ def export(
     """
     from pydantic import TypeAdapter
 
-    from salf_export import export_checkpoint
+    from salf_cli.repository import removed_versions
+    from salf_export import drop_old_versions, export_checkpoint
 
     with stderr_console().status(f"exporting {escape(str(checkpoint))} ..."):
         report = export_checkpoint(checkpoint, repository, name=name, top=top, from_features=from_features)
+    # Only now: should the export fail, nothing is removed.
+    removed = () if keep is None else drop_old_versions(repository, report.models[0], keep=keep)
     if json:
         print_json(TypeAdapter(type(report)).dump_python(report, mode="json"))
         return
@@ -37,5 +41,6 @@ def export(
     typer.echo(
         f"published {name} version {report.version} in {repository}: {', '.join(report.models)}; "
         f"at most {worst:.2g} away from the checkpoint over {report.fidelity.pictures} inputs"
+        f"{removed_versions(removed)}"
     )
     typer.echo(f"serve it with: salf serve {repository}")

@@ -3,7 +3,7 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError, TuningError
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
@@ -21,6 +21,7 @@ from salf_contract.model_config import (
     parameters_in,
     parse_config,
     quoted,
+    scalar,
     seal_is_intact,
     sealed,
     served_versions,
@@ -56,6 +57,7 @@ from salf_contract.tensors import (
     TensorSpec,
     sum_tolerance,
 )
+from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
 
 __all__ = [
     "ALL_MAPS_MODEL",
@@ -80,6 +82,7 @@ __all__ = [
     "METADATA_FILE",
     "NO_CONCEPT",
     "PREDICTED_CLASS",
+    "THREAD_PARAMETERS",
     "VERSION_CONFIG_FILE",
     "WHAT_IF_INPUTS",
     "WHAT_IF_MODEL",
@@ -97,6 +100,10 @@ __all__ = [
     "Preparation",
     "Prepared",
     "TensorSpec",
+    "Trial",
+    "Tuning",
+    "TuningError",
+    "TuningRecord",
     "array_to_picture",
     "contract_id_from_words",
     "decode_picture",
@@ -107,15 +114,19 @@ __all__ = [
     "parse_config",
     "parse_manifest",
     "parse_metadata",
+    "parse_tuning",
     "place_map",
     "prepare",
     "quoted",
+    "scalar",
     "seal_is_intact",
     "sealed",
     "served_versions",
     "sum_tolerance",
     "to_rgb",
+    "tuning_file",
     "with_field",
     "with_parameter",
     "with_served_version",
+    "with_tuning",
 ]

@@ -4,7 +4,8 @@ ContractError
 ├── PictureError    bytes, a file or an array that is no usable picture
 ├── MetadataError   a metadata document that is broken or of another format version
 ├── ManifestError   a manifest that is broken, changed or of another format version
-└── ConfigError     a config.pbtxt that is no protobuf text format
+├── ConfigError     a config.pbtxt that is no protobuf text format
+└── TuningError     a record of a tuning that is broken or of another format version
 """
 
 
@@ -26,3 +27,7 @@ class ManifestError(ContractError):
 
 class ConfigError(ContractError):
     """A config.pbtxt cannot be read."""
+
+
+class TuningError(ContractError):
+    """The record of a tuning is not valid JSON, misses fields, or has an unknown format version."""

@@ -36,7 +36,8 @@ from salf_export.errors import OptionError, RepositoryError, SourceError
 from salf_export.folding import graph_head, linear_head
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
-from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
+from salf_export.publishing import publish
+from salf_export.repository import ModelFolder, check_name, choose_version, read_documents
 from salf_export.runtime import Arrays, GraphSession
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
