@@ -6,6 +6,7 @@ ServingError
 ├── InstallError           the environment could not be built
 ├── RepositoryError        the path is no model repository, or a model in it has no version
 ├── PortTakenError         something else listens on the port
+├── TuningFailedError      no settings keep the bound, or the bound makes no sense
 ├── ServerDiedError        Triton stopped while it served
 └── StartError             Triton was started and does not serve
     ├── ModelLoadError     a model was refused; Triton's reason is in the message
@@ -56,3 +57,7 @@ class StartupTimeoutError(StartError):
 
 class ServerDiedError(ServingError):
     """Triton stopped although nobody asked it to."""
+
+
+class TuningFailedError(ServingError):
+    """No settings answer within the bound, or what to tune for makes no sense."""
