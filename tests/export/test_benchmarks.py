@@ -92,3 +92,19 @@ def test_an_unknown_benchmark_is_an_error(tmp_path):
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nope"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "explain_cost" in done.stderr
+
+
+def test_a_served_answer_that_differs_is_not_timed():
+    from benchmarks.report import CannotMeasureError
+    from benchmarks.serve_overhead import check_answers
+
+    local = {"logits": np.array([[1.0, 2.0]], np.float32), "top_maps": np.ones((1, 1, 2, 2), np.float32)}
+    check_answers(local, local)
+    for served in (
+        {"logits": local["logits"]},
+        local | {"logits": np.zeros((1, 0), np.float32)},
+        local | {"logits": np.array([[1.0, np.nan]], np.float32)},
+        local | {"logits": np.array([[1.0, 2.1]], np.float32)},
+    ):
+        with pytest.raises(CannotMeasureError):
+            check_answers(served, local)
