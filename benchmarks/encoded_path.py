@@ -43,7 +43,8 @@ from salf_contract import (
 from salf_export.backbone_graph import backbone_graph
 from salf_export.folding import graph_head, linear_head
 from salf_export.graphs import explain_graph
-from salf_export.repository import ModelFolder, publish
+from salf_export.publishing import publish
+from salf_export.repository import ModelFolder
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
 from salf_serving import ServingError, free_port, launch
 from salf_training.backbone import BackboneSettings, build_backbone, feature_shape

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from benchmarks.explain_cost import SIZE, THREADS, TOP, random_resnet50
 from benchmarks.interleaved import Timings, time_interleaved
+from benchmarks.networks import RESNET_50, SIZE, THREADS, TOP, random_model
 from benchmarks.report import CannotMeasureError, Result
 from salf_contract import PREDICTED_CLASS, ExplanationFidelity, Preparation, sum_tolerance
 from salf_export.artefacts import make_artefact
@@ -190,7 +190,7 @@ def _compare(kinds: tuple[Kind, ...], source: Checkpoint, folder: Path) -> dict[
 
 
 def _resnet50(kinds: tuple[Kind, ...]) -> dict[Kind, Session]:
-    model = random_resnet50()
+    model = random_model(RESNET_50, pooling="average")
     backbone = backbone_graph(model, Preparation(height=SIZE, width=SIZE))
     pictures = np.random.default_rng(1).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
     quantised = Quantiser(backbone, pictures).quantise()

@@ -33,6 +33,7 @@ def export(
     thresholds: Annotated[
         Path | None, typer.Option(help="YAML file: what explanations must reach on them.", show_default=False)
     ] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Then keep this many of the newest versions.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Export a trained model, compare it with its source, and publish it as the next version.
@@ -41,7 +42,8 @@ def export(
     """
     from pydantic import TypeAdapter
 
-    from salf_export import Thresholds, export_checkpoint, parse_kind, read_thresholds
+    from salf_cli.repository import removed_versions
+    from salf_export import Thresholds, drop_old_versions, export_checkpoint, parse_kind, read_thresholds
 
     what = f"exporting {escape(str(checkpoint))}"
     with stderr_console().status(f"{what} ...") as status:
@@ -58,6 +60,8 @@ def export(
             thresholds=Thresholds() if thresholds is None else read_thresholds(thresholds),
             on_step=lambda step: status.update(f"{what}: {step} ..."),
         )
+    # Only now: should the export fail, nothing is removed.
+    removed = () if keep is None else drop_old_versions(repository, report.models[0], keep=keep)
     if json:
         print_json(TypeAdapter(type(report)).dump_python(report, mode="json"))
         return
@@ -74,5 +78,6 @@ def export(
     kept = f"; in float stayed {', '.join(fidelity.kept_float)}" if fidelity.kept_float else ""
     typer.echo(
         f"published {name} version {report.version} in {repository}: {', '.join(report.models)}; {distance}{kept}"
+        f"{removed_versions(removed)}"
     )
     typer.echo(f"serve it with: salf serve {repository}")

@@ -3,7 +3,7 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError, TuningError
 from salf_contract.limits import (
     PictureLimits,
     PictureRefusedError,
@@ -30,6 +30,7 @@ from salf_contract.model_config import (
     parameters_in,
     parse_config,
     quoted,
+    scalar,
     seal_is_intact,
     sealed,
     served_versions,
@@ -65,6 +66,7 @@ from salf_contract.tensors import (
     TensorSpec,
     sum_tolerance,
 )
+from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
 
 __all__ = [
     "ALL_MAPS_MODEL",
@@ -89,6 +91,7 @@ __all__ = [
     "METADATA_FILE",
     "NO_CONCEPT",
     "PREDICTED_CLASS",
+    "THREAD_PARAMETERS",
     "VERSION_CONFIG_FILE",
     "WHAT_IF_INPUTS",
     "WHAT_IF_MODEL",
@@ -110,6 +113,10 @@ __all__ = [
     "Prepared",
     "Refusal",
     "TensorSpec",
+    "Trial",
+    "Tuning",
+    "TuningError",
+    "TuningRecord",
     "array_to_picture",
     "broken_picture",
     "contract_id_from_words",
@@ -122,16 +129,20 @@ __all__ = [
     "parse_config",
     "parse_manifest",
     "parse_metadata",
+    "parse_tuning",
     "place_map",
     "prepare",
     "quoted",
     "read_refusal",
+    "scalar",
     "seal_is_intact",
     "sealed",
     "served_versions",
     "sum_tolerance",
     "to_rgb",
+    "tuning_file",
     "with_field",
     "with_parameter",
     "with_served_version",
+    "with_tuning",
 ]

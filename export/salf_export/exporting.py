@@ -48,6 +48,7 @@ from salf_export.graphs import (
 from salf_export.kinds import FP32, Kind, check_kind
 from salf_export.pictures import read_pictures
 from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
+from salf_export.publishing import publish
 from salf_export.reduction import (
     FIDELITY_FILE,
     FidelityReport,
@@ -56,7 +57,7 @@ from salf_export.reduction import (
     picture_set,
     reduce_backbone,
 )
-from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
+from salf_export.repository import ModelFolder, check_name, choose_version, read_documents
 from salf_export.triton_config import Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, verify
 from salf_training.checkpoint import (

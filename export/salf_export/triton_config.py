@@ -100,7 +100,7 @@ def config_text(
     if not encoded:
         parameters |= _runtime_parameters(runtime, settings)
     for version, document in sorted(documents.items()):
-        parameters[metadata_parameter(version)] = _one_line(document)
+        parameters[metadata_parameter(version)] = document_line(document)
     lines = [
         "# Written by `salf export`; the next export rewrites it.",
         f"name: {quoted(model_name)}",
@@ -148,5 +148,6 @@ def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
     return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{datatype} dims: [ {dims} ] }} ]"
 
 
-def _one_line(document: Metadata) -> str:
+def document_line(document: Metadata) -> str:
+    """A metadata document as it stands in config.pbtxt's parameters."""
     return json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -17,7 +17,7 @@ from demonstration.paths import CHECKPOINT, ROOT
 from salf_serving import RunningServer
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-SLOW_PAGES = {"docs/ml-engineer.md"}
+SLOW_PAGES = {"docs/ml-engineer.md", "docs/model-repository.md"}
 RUN = {"python", "sh"}
 SHOWN = {"text", "json", "yaml"}
 

@@ -113,3 +113,19 @@ def test_under_overload_only_right_answers_in_time_are_good():
     _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
     _count_answer(tally, question, answer([2.0, 1.0]), 0.1)
     assert (tally.good_s, tally.late, tally.wrong) == ([0.1], 1, 1)
+
+
+def test_a_served_answer_that_differs_is_not_timed():
+    from benchmarks.report import CannotMeasureError
+    from benchmarks.serve_overhead import check_answers
+
+    local = {"logits": np.array([[1.0, 2.0]], np.float32), "top_maps": np.ones((1, 1, 2, 2), np.float32)}
+    check_answers(local, local)
+    for served in (
+        {"logits": local["logits"]},
+        local | {"logits": np.zeros((1, 0), np.float32)},
+        local | {"logits": np.array([[1.0, np.nan]], np.float32)},
+        local | {"logits": np.array([[1.0, 2.1]], np.float32)},
+    ):
+        with pytest.raises(CannotMeasureError):
+            check_answers(served, local)
