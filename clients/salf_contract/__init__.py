@@ -3,7 +3,7 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError, RegionError
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
@@ -30,6 +30,14 @@ from salf_contract.model_config import (
 )
 from salf_contract.picture import Preparation, Prepared, array_to_picture, decode_picture, prepare, to_rgb
 from salf_contract.placement import place_map
+from salf_contract.regions import (
+    box_coverage,
+    box_weights,
+    mask_coverage,
+    mask_weights,
+    point_coverage,
+    point_weights,
+)
 from salf_contract.tensors import (
     ALL_MAPS_MODEL,
     ALL_MAPS_OUTPUTS,
@@ -96,11 +104,16 @@ __all__ = [
     "PictureError",
     "Preparation",
     "Prepared",
+    "RegionError",
     "TensorSpec",
     "array_to_picture",
+    "box_coverage",
+    "box_weights",
     "contract_id_from_words",
     "decode_picture",
     "manifest_problems",
+    "mask_coverage",
+    "mask_weights",
     "metadata_in_parameters",
     "metadata_parameter",
     "parameters_in",
@@ -108,6 +121,8 @@ __all__ = [
     "parse_manifest",
     "parse_metadata",
     "place_map",
+    "point_coverage",
+    "point_weights",
     "prepare",
     "quoted",
     "seal_is_intact",
