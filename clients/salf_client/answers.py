@@ -1,18 +1,22 @@
 """From an answer's tensors to an explanation: every check of what a server sent stands here."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from salf_client.errors import ContractMismatchError
 from salf_client.explanation import ConceptEvidence, Explanation
-from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, Metadata, Prepared, contract_id_from_words
+from salf_client.pictures import KeptPicture
+from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, Metadata, TensorSpec, contract_id_from_words
 
 ANSWER_TENSORS = tuple(spec.name for spec in EXPLAIN_OUTPUTS)
-_NUMPY_TYPES = {"FP32": np.float32, "INT32": np.int32}
+_NUMPY_TYPES = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
+#: Tensors with an axis of M concepts; those with one of K classes are the logits, and the others have top slots.
+_PER_CLASS = frozenset({"logits", "edited_logits"})
+_PER_CONCEPT = frozenset({"all_maps", "all_scores", "region_scores", "contributions", "edited_contributions"})
 # Coverage is a ratio of two float32 sums.
 _COVERAGE_SLACK = 1e-3
 
@@ -39,8 +43,9 @@ def read_answer(
     model: str,
     asked_target: int | None,
     top: int,
-    prepared: Prepared,
-    picture: Image.Image,
+    source_size: tuple[int, int],
+    crop_box: tuple[float, float, float, float],
+    picture: KeptPicture,
     latency_ms: float,
 ) -> Explanation:
     """Make an explanation of an answer.
@@ -51,14 +56,15 @@ def read_answer(
         model: name the answer came from.
         asked_target: index of the class that was asked for; None for the predicted one.
         top: how many concepts to show, 1..metadata.top; the others go to the rest.
-        prepared: the picture that was sent.
+        source_size: (width, height) of the source in pixels, upright.
+        crop_box: (left, top, right, bottom) in source pixels: what the model saw.
         picture: the source, for drawing.
         latency_ms: what the call took.
 
     Raises:
         ContractMismatchError: a shape, type or value does not fit the metadata.
     """
-    answer = _checked(tensors, metadata)
+    answer = checked(tensors, metadata, EXPLAIN_OUTPUTS)
     logits = answer["logits"]
     label = int(logits.argmax())
     target = int(answer["target_class"][0])
@@ -77,7 +83,8 @@ def read_answer(
         )
     shown = min(top, used)
     contributions = answer["top_contributions"].astype(np.float64)
-    probabilities = _softmax(logits)
+    maps = read_only(answer["top_maps"])
+    probabilities = softmax(logits)
     return Explanation(
         label=metadata.classes[label],
         label_index=label,
@@ -91,47 +98,57 @@ def read_answer(
                 index=int(indices[slot]),
                 contribution=float(contributions[slot]),
                 score=float(answer["top_scores"][slot]),
-                map=_read_only(answer["top_maps"][slot]),
+                map=maps[slot],
             )
             for slot in range(shown)
         ),
         rest_contribution=float(answer["rest_contribution"][0]) + float(contributions[shown:used].sum()),
         bias=float(answer["bias"][0]),
         coverage=_coverage_of_shown(float(answer["coverage"][0]), contributions[:used], shown=shown),
-        logits=_read_only(logits),
+        logits=read_only(logits),
         model=model,
         version=metadata.version,
         contract_id=metadata.contract_id,
-        source_size=prepared.source_size,
-        crop_box=prepared.crop_box,
+        source_size=source_size,
+        crop_box=crop_box,
         latency_ms=latency_ms,
-        picture=picture,
+        kept=picture,
     )
 
 
-def _checked(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> dict[str, NDArray[Any]]:
-    """The answer without its batch axis, every shape, type and value checked."""
+def checked(
+    tensors: Mapping[str, NDArray[Any]], metadata: Metadata, specs: tuple[TensorSpec, ...]
+) -> dict[str, NDArray[Any]]:
+    """An answer without its batch axis.
+
+    Args:
+        tensors: name -> array [1, ...].
+        metadata: the document that the answer belongs to.
+        specs: what it must hold; a dimension of -1 is what the metadata says.
+
+    Raises:
+        ContractMismatchError: a shape, a type, NaN or infinity.
+    """
     height, width = metadata.map_size
-    sizes: dict[str, tuple[int, ...]] = {
-        "logits": (len(metadata.classes),),
-        "top_concepts": (metadata.top,),
-        "top_contributions": (metadata.top,),
-        "top_scores": (metadata.top,),
-        "top_maps": (metadata.top, height, width),
-        "contract_id": (4,),
-    }
-    for spec in EXPLAIN_OUTPUTS:
-        array, expected = tensors[spec.name], (1, *sizes.get(spec.name, (1,)))
+    classes = len(metadata.classes)
+    for spec in specs:
+        array = tensors[spec.name]
+        if spec.name in _PER_CONCEPT:
+            first = len(metadata.concepts)
+        else:
+            first = classes if spec.name in _PER_CLASS else metadata.top
+        expected = (1, *({-1: first, "h": height, "w": width}.get(dim, dim) for dim in spec.dims))
         if array.shape != expected or array.dtype != _NUMPY_TYPES[spec.datatype]:
             raise ContractMismatchError(
                 f"the answer's {spec.name} is {array.dtype} {list(array.shape)}, but the model's metadata says "
                 f"{spec.datatype} {list(expected)}; export the model again"
             )
-        if spec.datatype == "FP32" and not np.isfinite(array).all():
+        # A sum is finite only if every value is, and costs half of asking each of them.
+        if spec.datatype == "FP32" and not math.isfinite(array.sum()) and not np.isfinite(array).all():
             raise ContractMismatchError(
                 f"the answer's {spec.name} holds NaN or infinity; check the model with its exporter's verification"
             )
-    return {name: array[0] for name, array in tensors.items()}
+    return {spec.name: tensors[spec.name][0] for spec in specs}
 
 
 def _coverage_of_shown(coverage: float, contributions: NDArray[np.float64], *, shown: int) -> float:
@@ -150,13 +167,16 @@ def _coverage_of_shown(coverage: float, contributions: NDArray[np.float64], *, s
     return min(max(coverage * float(np.abs(contributions[:shown]).sum()) / in_slots, 0.0), 1.0)
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities of classes, FP64 [K]."""
     powers = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(powers / powers.sum(), dtype=np.float64)
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    # A copy lets go of the whole answer's buffer, and no caller can reach it.
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """The array if nobody can write to it, or else a copy to which nobody can."""
+    if not array.flags.writeable:
+        return array
     own = np.array(array)
     own.setflags(write=False)
     return own

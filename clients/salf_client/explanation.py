@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salf_client.errors import AbsentConceptError
-from salf_client.pictures import Picture
+from salf_client.pictures import KeptPicture, Picture
 from salf_contract import place_map
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Explanation:
         source_size: (width, height) of the source picture in pixels, upright.
         crop_box: (left, top, right, bottom) in source pixels: the part that the model saw.
         latency_ms: from sending the request to having the answer.
-        picture: the source in RGB for drawing, at no more than 512 pixels a side.
+        kept: what `picture` is made of.
     """
 
     label: str
@@ -95,7 +95,16 @@ class Explanation:
     source_size: tuple[int, int]
     crop_box: tuple[float, float, float, float]
     latency_ms: float = field(compare=False)
-    picture: Image.Image = field(repr=False, compare=False)
+    kept: KeptPicture = field(repr=False, compare=False)
+
+    @property
+    def picture(self) -> Image.Image:
+        """The source in RGB for drawing, at no more than 512 pixels a side; decoded when first asked for.
+
+        Raises:
+            InvalidPictureError: the explanation was stored without its picture.
+        """
+        return self.kept.get()
 
     @property
     def logit(self) -> float:

@@ -158,7 +158,7 @@ def _hats(positions: NDArray[np.float64], cells: int, start: float, end: float) 
 
 def _laid_rows(cells: int, pixels: int, start: float, end: float) -> NDArray[np.float64]:
     """How `place_map` makes pixels of cells along one axis, zero where the model did not look; [pixels,cells]."""
-    centres = np.arange(pixels) + 0.5
+    centres = np.arange(pixels, dtype=np.float64) + 0.5
     seen = (centres >= start) & (centres <= end)
     return _hats(centres, cells, start, end) * seen[:, None]
 
@@ -223,6 +223,5 @@ def _finite(numbers: tuple[float, ...], what: str, count: int) -> tuple[float, .
 
 def _named(crop_box: Box, source_size: tuple[int, int]) -> str:
     left, top, right, bottom = crop_box
-    return (
-        f"x {left:g} to {right:g} and y {top:g} to {bottom:g} of a picture of {source_size[0]} x {source_size[1]} pixels"
-    )
+    size = f"{source_size[0]} x {source_size[1]} pixels"
+    return f"x {left:g} to {right:g} and y {top:g} to {bottom:g} of a picture of {size}"

@@ -19,7 +19,7 @@ from salf_contract import (
     prepare,
 )
 
-GEOMETRY = dict(map_size=(3, 5), source_size=(40, 20), crop_box=(5.0, 0.0, 35.0, 20.0))
+GEOMETRY = {"map_size": (3, 5), "source_size": (40, 20), "crop_box": (5.0, 0.0, 35.0, 20.0)}
 
 
 @st.composite
@@ -30,7 +30,7 @@ def geometries(draw):
     )
     prepared = prepare(array_to_picture(np.zeros((height, width, 3), np.uint8)), preparation)
     map_size = (draw(st.integers(1, 9)), draw(st.integers(1, 9)))
-    return dict(map_size=map_size, source_size=prepared.source_size, crop_box=prepared.crop_box)
+    return {"map_size": map_size, "source_size": prepared.source_size, "crop_box": prepared.crop_box}
 
 
 @given(geometry=geometries(), seed=st.integers(0, 2**32 - 1))
