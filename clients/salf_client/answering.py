@@ -24,7 +24,7 @@ from salf_contract import Metadata
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request(Generic[T]):
     """One inference, prepared for one version of a model.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,16 @@ from salf_client.pictures import KeptPicture
 from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, Metadata, TensorSpec, contract_id_from_words
 
 ANSWER_TENSORS = tuple(spec.name for spec in EXPLAIN_OUTPUTS)
-_NUMPY_TYPES = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
+_FP32 = np.dtype(np.float32)
+_NUMPY_TYPES = {"FP32": _FP32, "INT32": np.dtype(np.int32)}
 #: Tensors with an axis of M concepts; those with one of K classes are the logits, and the others have top slots.
 _PER_CLASS = frozenset({"logits", "edited_logits"})
 _PER_CONCEPT = frozenset({"all_maps", "all_scores", "region_scores", "contributions", "edited_contributions"})
+#: Name, shape, type, and KServe's name of the type.
+_Expected: TypeAlias = tuple[str, tuple[int, ...], np.dtype[Any], str]
+#: By contract id and identity of the specs, which are kept as well, so that no others can take that identity.
+_EXPECTED: dict[tuple[str, int], tuple[tuple[TensorSpec, ...], tuple[_Expected, ...]]] = {}
+_KEPT_EXPECTED = 64
 # Coverage is a ratio of two float32 sums.
 _COVERAGE_SLACK = 1e-3
 
@@ -74,35 +80,29 @@ def read_answer(
             f"model '{model}' explained class {target}, but was asked for {asked} of {len(metadata.classes)}; "
             f"export the model again"
         )
-    indices = answer["top_concepts"]
-    used = int((indices != NO_CONCEPT).sum())
-    if (indices[:used] == NO_CONCEPT).any() or indices.max(initial=0) >= len(metadata.concepts) or indices.min() < -1:
+    indices: list[int] = answer["top_concepts"].tolist()
+    used = len(indices) - indices.count(NO_CONCEPT)
+    if NO_CONCEPT in indices[:used] or max(indices) >= len(metadata.concepts) or min(indices) < NO_CONCEPT:
         raise ContractMismatchError(
-            f"model '{model}' answered with concepts {indices.tolist()}, but it has {len(metadata.concepts)}, "
+            f"model '{model}' answered with concepts {indices}, but it has {len(metadata.concepts)}, "
             f"and unused slots come last; export the model again"
         )
     shown = min(top, used)
-    contributions = answer["top_contributions"].astype(np.float64)
+    contributions: list[float] = answer["top_contributions"].tolist()
+    scores: list[float] = answer["top_scores"].tolist()
     maps = read_only(answer["top_maps"])
-    probabilities = softmax(logits)
     return Explanation(
         label=metadata.classes[label],
         label_index=label,
-        predicted_probability=float(probabilities[label]),
         target=metadata.classes[target],
         target_index=target,
-        probability=float(probabilities[target]),
         concepts=tuple(
-            ConceptEvidence(
-                name=metadata.concepts[int(indices[slot])],
-                index=int(indices[slot]),
-                contribution=float(contributions[slot]),
-                score=float(answer["top_scores"][slot]),
-                map=maps[slot],
-            )
-            for slot in range(shown)
+            [
+                ConceptEvidence(metadata.concepts[index], index, contributions[slot], scores[slot], maps[slot])
+                for slot, index in enumerate(indices[:shown])
+            ]
         ),
-        rest_contribution=float(answer["rest_contribution"][0]) + float(contributions[shown:used].sum()),
+        rest_contribution=float(answer["rest_contribution"][0]) + sum(contributions[shown:used]),
         bias=float(answer["bias"][0]),
         coverage=_coverage_of_shown(float(answer["coverage"][0]), contributions[:used], shown=shown),
         logits=read_only(logits),
@@ -129,42 +129,60 @@ def checked(
     Raises:
         ContractMismatchError: a shape, a type, NaN or infinity.
     """
-    height, width = metadata.map_size
-    classes = len(metadata.classes)
-    for spec in specs:
-        array = tensors[spec.name]
-        if spec.name in _PER_CONCEPT:
-            first = len(metadata.concepts)
-        else:
-            first = classes if spec.name in _PER_CLASS else metadata.top
-        expected = (1, *({-1: first, "h": height, "w": width}.get(dim, dim) for dim in spec.dims))
-        if array.shape != expected or array.dtype != _NUMPY_TYPES[spec.datatype]:
+    answer = {}
+    for name, expected, kind, datatype in _expected(metadata, specs):
+        array = tensors[name]
+        if array.shape != expected or array.dtype != kind:
             raise ContractMismatchError(
-                f"the answer's {spec.name} is {array.dtype} {list(array.shape)}, but the model's metadata says "
-                f"{spec.datatype} {list(expected)}; export the model again"
+                f"the answer's {name} is {array.dtype} {list(array.shape)}, but the model's metadata says "
+                f"{datatype} {list(expected)}; export the model again"
             )
         # A sum is finite only if every value is, and costs half of asking each of them.
-        if spec.datatype == "FP32" and not math.isfinite(array.sum()) and not np.isfinite(array).all():
+        if (
+            kind is _FP32
+            and not math.isfinite(array.item() if array.size == 1 else np.add.reduce(array, axis=None))
+            and not np.isfinite(array).all()
+        ):
             raise ContractMismatchError(
-                f"the answer's {spec.name} holds NaN or infinity; check the model with its exporter's verification"
+                f"the answer's {name} holds NaN or infinity; check the model with its exporter's verification"
             )
-    return {spec.name: tensors[spec.name][0] for spec in specs}
+        answer[name] = array[0]
+    return answer
 
 
-def _coverage_of_shown(coverage: float, contributions: NDArray[np.float64], *, shown: int) -> float:
+def _expected(metadata: Metadata, specs: tuple[TensorSpec, ...]) -> tuple[_Expected, ...]:
+    """What is expected of each tensor; kept, since the same document answers most requests."""
+    key = (metadata.contract_id, id(specs))
+    known = _EXPECTED.get(key)
+    if known is not None:
+        return known[1]
+    height, width = metadata.map_size
+    sizes = dict.fromkeys(_PER_CONCEPT, len(metadata.concepts)) | dict.fromkeys(_PER_CLASS, len(metadata.classes))
+    expected = []
+    for spec in specs:
+        named: dict[int | str, int] = {-1: sizes.get(spec.name, metadata.top), "h": height, "w": width}
+        shape = (1, *(named[dim] if dim in named else int(dim) for dim in spec.dims))
+        expected.append((spec.name, shape, _NUMPY_TYPES[spec.datatype], spec.datatype))
+    if len(_EXPECTED) >= _KEPT_EXPECTED:
+        _EXPECTED.clear()
+    _EXPECTED[key] = specs, tuple(expected)
+    return _EXPECTED[key][1]
+
+
+def _coverage_of_shown(coverage: float, contributions: list[float], *, shown: int) -> float:
     """Coverage of the first slots, given that of all slots.
 
     Args:
         coverage: sum |contributions| / sum |all contributions|, as answered.
-        contributions: [used slots], in logit units.
+        contributions: of the used slots, in logit units.
         shown: how many of them are kept.
     """
     if not -_COVERAGE_SLACK <= coverage <= 1 + _COVERAGE_SLACK:
         raise ContractMismatchError(f"the answer's coverage is {coverage:.6g}, expected 0..1; export the model again")
-    in_slots = float(np.abs(contributions).sum())
+    in_slots = sum(map(abs, contributions))
     if shown == len(contributions) or in_slots == 0:
         return min(max(coverage, 0.0), 1.0)
-    return min(max(coverage * float(np.abs(contributions[:shown]).sum()) / in_slots, 0.0), 1.0)
+    return min(max(coverage * sum(map(abs, contributions[:shown])) / in_slots, 0.0), 1.0)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -7,8 +7,7 @@ alive but whose model is not ready or that refuses for overload, and a retry may
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 
 from salf_client.errors import ClientError, DeadlineExceededError, ServerFailedError
 from salf_client.errors import ServerNotReadyError as NotReady
@@ -46,6 +45,11 @@ class Endpoint:
     def is_resting(self) -> bool:
         """Whether its last calls failed, and it has not been seen ready since."""
         return self.resting_until_s > 0
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether there is a failure to forget when it answers."""
+        return self.resting_until_s > 0 or self._strikes > 0 or self._rests > 0
 
     def rest(self, now_s: float, jitter: float) -> None:
         """Leave it alone for a while, longer each time; `jitter` 0..1 keeps many clients from coming back at once."""
@@ -120,21 +124,20 @@ class Balancer:
         """Whether there is more than one endpoint."""
         return len(self.endpoints) > 1
 
-    @contextmanager
-    def using(self, endpoint: Endpoint) -> Iterator[None]:
-        """Count a call, and judge the endpoint by how it ends."""
+    def begin(self, endpoint: Endpoint) -> None:
+        """A request goes out."""
         with self._lock:
             endpoint.in_flight += 1
-        try:
-            yield
-        except ClientError as error:
-            self.failed(endpoint, error)
-            raise
-        else:
+
+    def end(self, endpoint: Endpoint) -> None:
+        """A request is over, however it ended."""
+        with self._lock:
+            endpoint.in_flight -= 1
+
+    def answered(self, endpoint: Endpoint) -> None:
+        """A request was answered."""
+        if endpoint.is_troubled:
             endpoint.recovered()
-        finally:
-            with self._lock:
-                endpoint.in_flight -= 1
 
     def failed(self, endpoint: Endpoint, error: ClientError) -> None:
         """Let an endpoint rest if the error says that it is at fault."""

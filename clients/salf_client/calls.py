@@ -7,6 +7,9 @@ call as a whole, retries included; None takes the client's. Errors that any call
 `InvalidRequestError`, `ContractMismatchError`.
 """
 
+# Functions within functions: their annotations would be evaluated at every call.
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -30,8 +30,8 @@ class Client:
         connection: encryption, token, sizes, compression, shared memory.
         retry: how often requests are repeated; `Retry(attempts=1)` never does.
         observers: hear of each call, see `salf_client.telemetry`.
-        sends_encoded: whether JPEG, PNG and WebP bytes go to the server as they are, where it takes them; otherwise, and
-            for everything else, pictures are prepared here.
+        sends_encoded: whether JPEG, PNG and WebP bytes go to the server as they are, where it takes them; otherwise,
+            and for everything else, pictures are prepared here.
         transport: stands in for the network, or several of them; `url` and `connection` are not used then.
 
     Raises:

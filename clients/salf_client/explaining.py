@@ -1,5 +1,8 @@
 """The question "what is it, and why?"."""
 
+# Functions within functions: their annotations would be evaluated at every call.
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

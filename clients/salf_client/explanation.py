@@ -60,10 +60,8 @@ class Explanation:
     Attributes:
         label: the predicted class.
         label_index: its index.
-        predicted_probability: softmax of the logits at the predicted class, 0..1.
         target: the class that is explained; the predicted one unless another was asked for.
         target_index: its index.
-        probability: softmax of the logits at the explained class, 0..1.
         concepts: the strongest evidence, by falling |contribution|.
         rest_contribution: sum of the contributions of all concepts not shown, in logit units.
         bias: of the explained class, in logit units.
@@ -80,10 +78,8 @@ class Explanation:
 
     label: str
     label_index: int
-    predicted_probability: float
     target: str
     target_index: int
-    probability: float
     concepts: tuple[ConceptEvidence, ...]
     rest_contribution: float
     bias: float
@@ -105,6 +101,16 @@ class Explanation:
             InvalidPictureError: the explanation was stored without its picture.
         """
         return self.kept.get()
+
+    @property
+    def predicted_probability(self) -> float:
+        """Softmax of the logits at the predicted class, 0..1."""
+        return _softmax_at(self.logits, self.label_index)
+
+    @property
+    def probability(self) -> float:
+        """Softmax of the logits at the explained class, 0..1."""
+        return _softmax_at(self.logits, self.target_index)
 
     @property
     def logit(self) -> float:
@@ -207,6 +213,11 @@ class Explanation:
         from salf_client.notebook import explanation_html  # only notebooks need it
 
         return explanation_html(self)
+
+
+def _softmax_at(logits: NDArray[np.float32], index: int) -> float:
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return float(powers[index] / powers.sum())
 
 
 def _concept_to_dict(concept: ConceptEvidence, *, maps: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -21,7 +20,7 @@ from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tenso
 T = TypeVar("T")
 _COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 _RESPONSES = {
-    "ModelInfer": service_pb2.ModelInferResponse,
+    "ModelInfer": None,  # read by `messages.InferReader`
     "ModelConfig": service_pb2.ModelConfigResponse,
     "RepositoryIndex": service_pb2.RepositoryIndexResponse,
     "ServerMetadata": service_pb2.ServerMetadataResponse,
@@ -32,7 +31,7 @@ _RESPONSES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Rpc(Generic[T]):
     """One unary call.
 
@@ -49,10 +48,9 @@ class _Rpc(Generic[T]):
     model: str | None = None
 
 
-def _infer_rpc(model: str, request: bytes, outputs: Sequence[str], *, address: str) -> _Rpc[Tensors]:
-    return _Rpc(
-        "ModelInfer", request, partial(messages.read_response, outputs=outputs, model=model, address=address), model
-    )
+def _infer_rpc(model: str, request: bytes, outputs: Sequence[str], *, reader: messages.InferReader) -> _Rpc[Tensors]:
+    wanted = tuple(outputs)
+    return _Rpc("ModelInfer", request, lambda response: reader.read(response, wanted, model=model), model)
 
 
 def _config_rpc(model: str) -> _Rpc[ModelConfig]:
@@ -87,7 +85,9 @@ def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     """The service's calls on a channel; requests are bytes already."""
     return {
         name: channel.unary_unary(
-            messages.SERVICE + name, request_serializer=None, response_deserializer=response.FromString
+            messages.SERVICE + name,
+            request_serializer=None,
+            response_deserializer=None if response is None else response.FromString,
         )
         for name, response in _RESPONSES.items()
     }
@@ -113,6 +113,7 @@ class GrpcTransport:
         self._connection = connection or Connection()
         self._connection.check_address(address)
         self._address = address
+        self._reader = messages.InferReader(address)
         options = self._connection.channel_options()
         if self._connection.tls is None:
             self._channel = grpc.insecure_channel(address, options)
@@ -139,13 +140,13 @@ class GrpcTransport:
         """One ModelInfer call; see `Transport.infer`."""
         if self._shared is None:
             request = messages.infer_request(model, inputs, outputs)
-            return self._call(_infer_rpc(model, request, outputs, address=self._address), timeout_s, headers)
+            return self._call(_infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
         with self._shared.borrowed(inputs) as region:
             if not region.registered:
                 self._call(_register_rpc(region), timeout_s)
                 region.registered = True
             request = region.request(model, inputs, outputs)
-            return self._call(_infer_rpc(model, request, outputs, address=self._address), timeout_s, headers)
+            return self._call(_infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
 
     def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
         """One ModelConfig call; see `Transport.model_config`."""
@@ -207,6 +208,7 @@ class AsyncGrpcTransport:
         self._connection.check_address(address)
         self._credentials = None if self._connection.tls is None else _credentials(self._connection)
         self._address = address
+        self._reader = messages.InferReader(address)
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
         self._compression = _COMPRESSION.get(self._connection.compression or "")
@@ -230,13 +232,13 @@ class AsyncGrpcTransport:
         """One ModelInfer call; see `Transport.infer`."""
         if self._shared is None:
             request = messages.infer_request(model, inputs, outputs)
-            return await self._call(_infer_rpc(model, request, outputs, address=self._address), timeout_s, headers)
+            return await self._call(_infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
         with self._shared.borrowed(inputs) as region:
             if not region.registered:
                 await self._call(_register_rpc(region), timeout_s)
                 region.registered = True
             request = region.request(model, inputs, outputs)
-            return await self._call(_infer_rpc(model, request, outputs, address=self._address), timeout_s, headers)
+            return await self._call(_infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
 
     async def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
         """One ModelConfig call; see `Transport.model_config`."""

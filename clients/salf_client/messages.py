@@ -6,7 +6,7 @@ request is that, followed by the tensors: protobuf lets a message be the concate
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tenso
 SERVICE = "/inference.GRPCInferenceService/"
 #: Of `raw_input_contents` in ModelInferRequest: number 7, length-delimited.
 _RAW_INPUT_TAG = bytes([(service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3) | 2])
+_RAW_OUTPUT_TAG = bytes([(service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3) | 2])
+_KEPT_LAYOUTS = 64
 _DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -125,6 +127,73 @@ def read_response(
             f"model '{model}' at {address} answered without {', '.join(missing)}; is it a salf explain model?"
         )
     return tensors
+
+
+class InferReader:
+    """Reads the serialised ModelInferResponses of one endpoint; threads may share it.
+
+    Two responses of a model differ only in their raw tensors, which come last. So where each tensor lies is kept, and
+    a response that begins as one before it, and is as long, is not parsed again.
+
+    Args:
+        address: of the endpoint, for messages.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._layouts: dict[tuple[str, tuple[str, ...]], _Layout] = {}
+
+    def read(self, response: bytes, outputs: tuple[str, ...], *, model: str) -> Tensors:
+        """The tensors of a response.
+
+        Args:
+            response: as received.
+            outputs: the tensors that must be there.
+            model: that was asked.
+
+        Raises:
+            ContractMismatchError: a tensor is missing, or its bytes do not fit its shape and type.
+        """
+        layout = self._layouts.get((model, outputs))
+        if layout is not None and len(response) == layout.length and response.startswith(layout.head):
+            return {name: np.ndarray(shape, kind, response, offset) for name, shape, kind, offset in layout.tensors}
+        message = service_pb2.ModelInferResponse.FromString(response)
+        tensors = read_response(message, outputs, model=model, address=self._address)
+        layout = _layout_of(response, message)
+        if layout is not None:
+            if len(self._layouts) >= _KEPT_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[model, outputs] = layout
+        return tensors
+
+
+class _Layout(NamedTuple):
+    """Where the tensors of a response lie.
+
+    Attributes:
+        head: everything before the first raw tensor.
+        length: of the response.
+        tensors: name, shape, type and offset in bytes of each.
+    """
+
+    head: bytes
+    length: int
+    tensors: tuple[tuple[str, tuple[int, ...], np.dtype[Any], int], ...]
+
+
+def _layout_of(response: bytes, message: service_pb2.ModelInferResponse) -> _Layout | None:
+    """The layout of a response, or None if its raw tensors do not end it one after the other."""
+    sizes = [len(raw) for raw in message.raw_output_contents]
+    offset = start = len(response) - sum(len(_RAW_OUTPUT_TAG) + len(_varint(size)) + size for size in sizes)
+    tensors = []
+    for tensor, size in zip(message.outputs, sizes, strict=True):
+        mark = _RAW_OUTPUT_TAG + _varint(size)
+        if offset < 0 or response[offset : offset + len(mark)] != mark:
+            return None
+        offset += len(mark)
+        tensors.append((tensor.name, tuple(tensor.shape), _NUMPY_TYPES[tensor.datatype], offset))
+        offset += size
+    return _Layout(response[:start], len(response), tuple(tensors))
 
 
 def read_config(response: service_pb2.ModelConfigResponse) -> ModelConfig:

@@ -22,6 +22,7 @@ from salf_contract import (
 #: A path, the URL of an object store or web server, encoded bytes, a Pillow picture, or UINT8 [H,W,3] (RGB) or [H,W].
 Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
+_FORMS = (np.ndarray, str, Path, bytes, bytearray, memoryview, Image.Image)
 #: Longest side, in pixels, of the copy that an explanation keeps for drawing.
 _KEPT_SIDE = 512
 #: An encoded picture is kept as it is, and decoded when it is drawn; a larger one that was decoded anyway is reduced.
@@ -41,7 +42,7 @@ class Source:
     """
 
     def __init__(self, picture: Picture) -> None:
-        if not isinstance(picture, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray):
+        if not isinstance(picture, _FORMS):
             raise InvalidPictureError(
                 f"a picture must be a path, a URL, bytes, a Pillow image or a uint8 array, "
                 f"but this is a {type(picture).__name__}"
@@ -200,8 +201,8 @@ def _read_url(url: str) -> bytes:
 
 
 def _name_of(picture: object) -> str:
-    if isinstance(picture, str | Path):
-        return str(picture)
+    if isinstance(picture, np.ndarray):
+        return "array"
     if isinstance(picture, Image.Image):
         return str(getattr(picture, "filename", "") or "picture")
-    return "array" if isinstance(picture, np.ndarray) else "picture"
+    return str(picture) if isinstance(picture, str | Path) else "picture"

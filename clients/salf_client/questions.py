@@ -1,5 +1,8 @@
 """The questions beside "what is it, and why?": all maps, all scores, regions and edits."""
 
+# Functions within functions: their annotations would be evaluated at every call.
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -33,6 +36,8 @@ from salf_contract import (
 )
 
 T = TypeVar("T")
+_REGION_OUTPUTS = tuple(spec for spec in WHAT_IF_OUTPUTS if spec.name in ("region_scores", "contract_id"))
+_EDIT_OUTPUTS = tuple(spec for spec in WHAT_IF_OUTPUTS if spec.name != "region_scores")
 
 
 def maps_question(source: Source, *, address: str) -> Question[ConceptMaps]:
@@ -90,7 +95,7 @@ def region_question(source: Source, place: Place, *, top: int, address: str) -> 
         }
 
         def read(tensors: Tensors, document: Metadata, latency_ms: float) -> RegionFinding:  # noqa: ARG001 - not kept
-            scores = checked(tensors, document, (_REGION_SCORES, _CONTRACT_ID))["region_scores"]
+            scores = checked(tensors, document, _REGION_OUTPUTS)["region_scores"]
             order = np.argsort(-scores, kind="stable")[:top]
             return RegionFinding(
                 concepts=tuple(
@@ -107,7 +112,7 @@ def region_question(source: Source, place: Place, *, top: int, address: str) -> 
         def suits(document: Metadata) -> bool:
             return document.preparation == metadata.preparation and document.map_size == metadata.map_size
 
-        return Request(model, inputs, (_REGION_SCORES.name, _CONTRACT_ID.name), suits, read)
+        return Request(model, inputs, tuple(spec.name for spec in _REGION_OUTPUTS), suits, read)
 
     return question
 
@@ -116,7 +121,6 @@ def what_if_question(
     source: Source, edits: Sequence[Edit], *, target: str | int | None, address: str
 ) -> Question[WhatIf]:
     """Prepare the request for an answer before and after edits."""
-    outputs = tuple(spec for spec in WHAT_IF_OUTPUTS if spec.name != _REGION_SCORES.name)
 
     def question(served: ServedModel) -> Request[WhatIf]:
         model = served.companion(WHAT_IF_MODEL, question="what edits would change", address=address)
@@ -136,15 +140,11 @@ def what_if_question(
             return same and keeps_class(asked, metadata, document)
 
         def read(tensors: Tensors, document: Metadata, latency_ms: float) -> WhatIf:  # noqa: ARG001 - not kept
-            return _read_what_if(checked(tensors, document, outputs), document, model=served.name)
+            return _read_what_if(checked(tensors, document, _EDIT_OUTPUTS), document, model=served.name)
 
-        return Request(model, inputs, tuple(spec.name for spec in outputs), suits, read)
+        return Request(model, inputs, tuple(spec.name for spec in _EDIT_OUTPUTS), suits, read)
 
     return question
-
-
-_REGION_SCORES = next(spec for spec in WHAT_IF_OUTPUTS if spec.name == "region_scores")
-_CONTRACT_ID = next(spec for spec in WHAT_IF_OUTPUTS if spec.name == "contract_id")
 
 
 def _image_request(

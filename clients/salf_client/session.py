@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from salf_client.balancing import Balancer, Endpoint
@@ -11,14 +12,14 @@ from salf_client.findings import Rule
 from salf_client.models import ServedModel
 from salf_client.observing import NOBODY, Call, Observer
 from salf_client.retrying import Budget, Retry, where_to_retry
-from salf_client.steps import Steps, paused, sent
+from salf_client.steps import Send, Steps, paused, sent
 from salf_client.transport import AnyTransport
 
 T = TypeVar("T")
 _PROBE_TIMEOUT_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """One call under way: what it may still spend, and who watches it.
 
@@ -92,6 +93,8 @@ class Session:
             timeout_s: the call's limit; None takes the client's.
         """
         ask = self.begun(name, timeout_s)
+        if self.observer is None:
+            return (yield from work(ask))
         try:
             result = yield from work(ask)
         except BaseException as error:
@@ -127,16 +130,21 @@ class Session:
                 remaining_s = ask.deadline.remaining_s()
                 limit_s = self.retry.attempt_timeout_s
                 timeout_s = remaining_s if limit_s is None else min(remaining_s, limit_s)
-                with self.balancer.using(endpoint):
-                    headers = ask.watched.headers()
-                    answer: T = yield from sent(lambda: send(endpoint.transport, timeout_s, headers))  # noqa: B023
+                headers = ask.watched.headers()
+                self.balancer.begin(endpoint)
+                try:
+                    answer: T = yield Send(partial(send, endpoint.transport, timeout_s, headers))
+                finally:
+                    self.balancer.end(endpoint)
             except ClientError as error:
+                self.balancer.failed(endpoint, error)
                 ask.watched.attempt_failed(endpoint.address, error)
                 failed.append(endpoint)
                 pause_s = self._pause_before_retry(error, ask.deadline, attempt=attempt, failed=failed)
                 if pause_s is None:
                     raise
             else:
+                self.balancer.answered(endpoint)
                 return answer, endpoint
             if pause_s > 0:
                 yield from paused(pause_s)
@@ -160,7 +168,7 @@ class Session:
         skipped = list(failed)
         while True:
             endpoint = self.balancer.choose(skipped)
-            if not endpoint.is_resting or not self.balancer.has_choice or endpoint in skipped:
+            if not self.balancer.has_choice or not endpoint.is_resting or endpoint in skipped:
                 return endpoint
             model = self.model or (self.served.name if self.served else None)
             timeout_s = min(_PROBE_TIMEOUT_S, ask.deadline.remaining_s() / 4)

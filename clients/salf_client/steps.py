@@ -8,29 +8,25 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Ask a transport; gives its answer, of which an asynchronous one is awaited."""
 
     call: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Wait."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """Read or compute something that would hold up an event loop; gives what the function returns."""
 
     function: Callable[[], Any]
@@ -67,13 +63,10 @@ def run(steps: Steps[T]) -> T:
             return cast("T", stop.value)
         result = error = None
         try:
-            match step:
-                case Send(call):
-                    result = call()
-                case Work(function):
-                    result = function()
-                case Pause(seconds):
-                    time.sleep(seconds)
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+            else:
+                result = step.call() if isinstance(step, Send) else step.function()
         # Whatever happens, the call hears of it: it may hold a place that it must give back.
         except BaseException as raised:  # noqa: BLE001
             error = raised
@@ -90,13 +83,12 @@ async def run_async(steps: Steps[T]) -> T:
             return cast("T", stop.value)
         result = error = None
         try:
-            match step:
-                case Send(call):
-                    result = await call()
-                case Work(function):
-                    result = await asyncio.to_thread(function)
-                case Pause(seconds):
-                    await asyncio.sleep(seconds)
+            if isinstance(step, Send):
+                result = await step.call()
+            elif isinstance(step, Work):
+                result = await asyncio.to_thread(step.function)
+            else:
+                await asyncio.sleep(step.seconds)
         except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
             error = raised
 
