@@ -16,6 +16,7 @@ from salf_client.answers import answered_contract_id
 from salf_client.balancing import Endpoint
 from salf_client.errors import ClientError, ContractMismatchError, InvalidRequestError, ModelNotFoundError
 from salf_client.models import ServedModel, find_model
+from salf_client.retrying import where_to_retry
 from salf_client.session import Ask, Session
 from salf_client.steps import Steps, worked
 from salf_client.transport import AnyTransport, IndexEntry, ModelConfig, Tensors
@@ -56,24 +57,24 @@ class SessionAsks:
     Attributes:
         session: of the client.
         ask: the call.
-        prefer: the endpoint to ask, where its own state is wanted.
+        endpoint: the one to ask: index and configurations must be of the same server.
     """
 
     session: Session
     ask: Ask
-    prefer: Endpoint | None = None
+    endpoint: Endpoint
 
     @property
     def address(self) -> str:
-        """Of the endpoint or endpoints, for messages."""
-        return self.session.address if self.prefer is None else self.prefer.address
+        """Of the endpoint, for messages."""
+        return self.endpoint.address
 
     def index(self) -> Steps[tuple[IndexEntry, ...]]:
         """The repository index."""
         answer, _ = yield from self.session.request(
             self.ask,
             lambda transport, timeout_s, _: transport.repository_index(timeout_s=timeout_s),
-            prefer=self.prefer,
+            only=self.endpoint,
         )
         return answer
 
@@ -82,7 +83,7 @@ class SessionAsks:
         answer, _ = yield from self.session.request(
             self.ask,
             lambda transport, timeout_s, _: transport.model_config(model, timeout_s=timeout_s),
-            prefer=self.prefer,
+            only=self.endpoint,
         )
         return answer
 
@@ -93,9 +94,23 @@ def known_model(session: Session, ask: Ask) -> Steps[ServedModel]:
 
 
 def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> Steps[ServedModel]:
-    """See what is served now."""
-    earlier = session.served
-    fresh = yield from find_model(SessionAsks(session, ask, prefer), session.model)
+    """See what is served now, by one endpoint after the other until one serves the model.
+
+    Args:
+        session: of the client.
+        ask: the call.
+        prefer: the endpoint to ask first.
+    """
+    earlier, failed = session.served, list[Endpoint]()
+    while True:
+        endpoint = prefer if prefer is not None and not failed else (yield from session.ready_endpoint(ask, failed))
+        try:
+            fresh = yield from find_model(SessionAsks(session, ask, endpoint), session.model)
+            break
+        except ClientError as error:
+            failed.append(endpoint)
+            if where_to_retry(error) == "never" or session.balancer.all_in(failed):
+                raise
     if earlier is not None and earlier.name == fresh.name:
         fresh = fresh.knowing(earlier)
     session.served = fresh
@@ -120,13 +135,14 @@ def answered(session: Session, ask: Ask, question: Question[T], *, is_light: boo
     except (InvalidRequestError, ModelNotFoundError):
         # The server may have changed: a new version wants another input size, or the model is gone and the
         # look-up says what there is instead. Ask again if there is something new, and only then.
-        fresh = yield from look_up(session, ask)
+        fresh = yield from look_up(session, ask, prefer=ask.last)
         if (fresh.current.contract_id, fresh.neighbours) == (served.current.contract_id, served.neighbours):
             raise
-        answer = yield from _once(session, ask, fresh, question, is_light=is_light)
+        answer = yield from _once(session, ask, fresh, question, is_light=is_light, first=ask.last)
     if answer is None:
         # Another version answered, for which this request was not prepared.
-        answer = yield from _once(session, ask, session.served or served, question, is_light=is_light)
+        current = session.served or served
+        answer = yield from _once(session, ask, current, question, is_light=is_light, first=ask.last)
     if answer is None:
         raise ContractMismatchError(
             f"the versions of model '{served.name}' at {session.address} keep changing; try again, "
@@ -135,7 +151,15 @@ def answered(session: Session, ask: Ask, question: Question[T], *, is_light: boo
     return answer
 
 
-def _once(session: Session, ask: Ask, served: ServedModel, question: Question[T], *, is_light: bool) -> Steps[T | None]:
+def _once(
+    session: Session,
+    ask: Ask,
+    served: ServedModel,
+    question: Question[T],
+    *,
+    is_light: bool,
+    first: Endpoint | None = None,
+) -> Steps[T | None]:
     """One inference; None if a version answered that the request does not suit."""
     request = question(served) if is_light else (yield from worked(lambda: question(served)))
 
@@ -146,7 +170,7 @@ def _once(session: Session, ask: Ask, served: ServedModel, question: Question[T]
 
     started_s = time.perf_counter()
     try:
-        tensors, endpoint = yield from session.request(ask, send)
+        tensors, endpoint = yield from session.request(ask, send, first=first)
     except InvalidRequestError as error:
         raise request.refused(error) from error
     latency_ms = (time.perf_counter() - started_s) * 1e3

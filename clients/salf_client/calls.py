@@ -196,7 +196,8 @@ def models(session: Session, *, timeout_s: float | None = None) -> Steps[tuple[M
     """
 
     def work(ask: Ask) -> Steps[tuple[ModelInfo, ...]]:
-        found = yield from find_models(SessionAsks(session, ask))
+        endpoint = yield from session.ready_endpoint(ask, ())
+        found = yield from find_models(SessionAsks(session, ask, endpoint))
         return tuple(model.info() for model in found)
 
     return session.watched("models", work, timeout_s)

@@ -26,10 +26,12 @@ class Ask:
     Attributes:
         deadline: for all its requests together.
         watched: what an observer made of its beginning.
+        last: the endpoint that was sent the last request.
     """
 
     deadline: Deadline
     watched: Call
+    last: Endpoint | None = None
 
 
 class Session:
@@ -108,14 +110,17 @@ class Session:
         ask: Ask,
         send: Callable[[AnyTransport, float, Mapping[str, str] | None], T | Awaitable[T]],
         *,
-        prefer: Endpoint | None = None,
+        only: Endpoint | None = None,
+        first: Endpoint | None = None,
     ) -> Steps[tuple[T, Endpoint]]:
         """Send a request to an endpoint that can answer, and again where that helps.
 
         Args:
             ask: the call it belongs to.
             send: sends it with (transport, timeout_s, headers).
-            prefer: the endpoint to ask first; None lets the balancer choose.
+            only: the endpoint to ask; where there are others, its failures are the caller's. None lets the balancer
+                choose, and choose again.
+            first: the endpoint to begin with, if there is one to prefer.
 
         Returns:
             The answer, and which endpoint gave it.
@@ -125,7 +130,8 @@ class Session:
         attempt = 0
         while True:
             attempt += 1
-            endpoint = prefer if prefer is not None and not failed else (yield from self._ready_endpoint(ask, failed))
+            endpoint = only or (None if failed else first) or (yield from self.ready_endpoint(ask, failed))
+            ask.last = endpoint
             try:
                 remaining_s = ask.deadline.remaining_s()
                 limit_s = self.retry.attempt_timeout_s
@@ -140,6 +146,8 @@ class Session:
                 self.balancer.failed(endpoint, error)
                 ask.watched.attempt_failed(endpoint.address, error)
                 failed.append(endpoint)
+                if only is not None and self.balancer.has_choice:
+                    raise
                 pause_s = self._pause_before_retry(error, ask.deadline, attempt=attempt, failed=failed)
                 if pause_s is None:
                     raise
@@ -163,8 +171,13 @@ class Session:
             return None
         return pause_s
 
-    def _ready_endpoint(self, ask: Ask, failed: Sequence[Endpoint]) -> Steps[Endpoint]:
-        """Choose an endpoint; one that had failed is asked first whether it is ready, so that no call pays for it."""
+    def ready_endpoint(self, ask: Ask, failed: Sequence[Endpoint]) -> Steps[Endpoint]:
+        """Choose an endpoint; one that had failed is asked first whether it is ready, so that no call pays for it.
+
+        Args:
+            ask: the call.
+            failed: endpoints to avoid.
+        """
         skipped = list(failed)
         while True:
             endpoint = self.balancer.choose(skipped)
