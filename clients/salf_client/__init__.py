@@ -11,6 +11,7 @@ with Client("localhost:8001") as client:
 
 from salf_client.choosing import DEFAULT_TOP
 from salf_client.client import AsyncClient, Client
+from salf_client.comparing import Comparison
 from salf_client.connection import Connection, Tls
 from salf_client.edits import Edit, Removal
 from salf_client.errors import (
@@ -58,6 +59,7 @@ from salf_client.models import ModelInfo
 from salf_client.observing import Call, Observer
 from salf_client.places import Place
 from salf_client.retrying import Retry
+from salf_client.storing import from_arrow, to_arrow
 from salf_client.streaming import Outcome
 from salf_client.transport import AsyncTransport, IndexEntry, ModelConfig, ServerMetadata, Transport
 
@@ -70,6 +72,7 @@ __all__ = [
     "Client",
     "ClientError",
     "CompanionNotFoundError",
+    "Comparison",
     "ConceptChange",
     "ConceptEvidence",
     "ConceptMaps",
@@ -118,4 +121,6 @@ __all__ = [
     "UnknownClassError",
     "UnknownConceptError",
     "WhatIf",
+    "from_arrow",
+    "to_arrow",
 ]
