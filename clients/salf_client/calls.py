@@ -110,6 +110,7 @@ def region(
 
     Raises:
         InvalidRegionError: not exactly one of the three, or it marks nothing that the model saw.
+        TopOutOfRangeError: `top` is below 1.
         CompanionNotFoundError: the server does not have NAME_what_if.
         InvalidPictureError: the picture cannot be read.
     """

@@ -13,7 +13,7 @@ from salf_client.answering import Question, Request
 from salf_client.answers import checked, read_only, softmax
 from salf_client.choosing import class_index, concept_index, keeps_class
 from salf_client.edits import Edit
-from salf_client.errors import InvalidEditError
+from salf_client.errors import InvalidEditError, InvalidRegionError, TopOutOfRangeError
 from salf_client.explaining import target_tensor
 from salf_client.findings import ConceptChange, ConceptMaps, ConceptScore, RegionFinding, WhatIf
 from salf_client.models import ServedModel
@@ -80,7 +80,16 @@ def scores_question(source: Source, *, address: str) -> Question[tuple[Metadata,
 
 
 def region_question(source: Source, place: Place, *, top: int, address: str) -> Question[RegionFinding]:
-    """Prepare the request for what is in a region."""
+    """Prepare the request for what is in a region.
+
+    Raises:
+        InvalidRegionError: it is no region in particular.
+        TopOutOfRangeError: no concept was asked for.
+    """
+    if place.is_everywhere:
+        raise InvalidRegionError("say where: give a point, a box or a mask")
+    if top < 1:
+        raise TopOutOfRangeError(f"top={top}, but a region names at least 1 concept")
 
     def question(served: ServedModel) -> Request[RegionFinding]:
         model = served.companion(WHAT_IF_MODEL, question="what is in a region", address=address)

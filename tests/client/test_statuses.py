@@ -26,7 +26,8 @@ from salf_client import (
 from salf_client.grpc_transport import GrpcTransport
 from salf_client.statuses import MEANINGS, error_of
 from salf_client.testing import mock_server
-from salf_serving import RunningServer, Runtime, free_port, launch, server as serving_server
+from salf_serving import RunningServer, Runtime, free_port, launch
+from salf_serving import server as serving_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = np.zeros((112, 112, 3), np.uint8)
@@ -88,9 +89,11 @@ def test_a_full_queue_and_a_time_out_in_it_are_overload(strict_server: RunningSe
 
 def test_a_key_that_is_missing_is_said_and_the_right_one_opens(strict_server: RunningServer) -> None:
     address = strict_server.grpc_address
-    with Client(address, connection=Connection(shared_memory=True)) as client:
-        with pytest.raises((UnauthenticatedError, SharedMemoryUnavailableError), match="key|shared memory"):
-            client.explain(PICTURE)
+    with (
+        Client(address, connection=Connection(shared_memory=True)) as client,
+        pytest.raises(UnauthenticatedError, match="key"),
+    ):
+        client.explain(PICTURE)
     key = {"triton-grpc-protocol-key": "secret"}
     with Client(address, connection=Connection(shared_memory=True, headers=key)) as client, Client(address) as plain:
         assert client.explain(PICTURE) == plain.explain(PICTURE)
@@ -107,22 +110,23 @@ def test_what_triton_says_about_models_and_tensors(triton_server: RunningServer)
 
 
 def test_large_messages_are_refused_by_the_connections_own_limit(triton_server: RunningServer) -> None:
-    with Client(triton_server.grpc_address, connection=Connection(max_message_bytes=20_000)) as client:
-        with pytest.raises(MessageTooLargeError):
-            client.explain(PICTURE)
+    small = Connection(max_message_bytes=20_000)
+    with Client(triton_server.grpc_address, connection=small) as client, pytest.raises(MessageTooLargeError):
+        client.explain(PICTURE)
 
 
 @pytest.mark.parametrize(
     ("code", "said", "expected"),
     [
         # Wordings of gRPC, Triton and nginx.
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect "
-         "to remote host: connect: Connection refused (111)", ServerUnavailableError),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect",
+         ServerUnavailableError),
         ("UNAVAILABLE", "Socket closed", ServerUnavailableError),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", ServerUnavailableError),
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", ServerOverloadedError),
         ("UNAVAILABLE", "Request timeout expired", QueueTimeoutError),
-        ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-key'", UnauthenticatedError),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-x'",
+         UnauthenticatedError),
         ("UNAVAILABLE", "Request for unknown model: 'scenes' has no available versions", ServerNotReadyError),
         ("UNAVAILABLE", "Received http2 header with status: 502", ServerUnavailableError),
         ("UNAVAILABLE", "Received http2 header with status: 503", ServerOverloadedError),
@@ -165,6 +169,6 @@ def test_retries_end_with_the_budget_and_the_deadline() -> None:
                 with pytest.raises(ServerOverloadedError):
                     client.explain(PICTURE)
             assert server.calls["ModelInfer"] == before + 5 + 2
-        with Client(server.address, retry=Retry(attempts=50, first_pause_s=0.2, budget=50)) as client:
-            with pytest.raises(ServerOverloadedError):
-                client.explain(PICTURE, timeout_s=0.5)
+        patient = Retry(attempts=50, first_pause_s=0.2, budget=50)
+        with Client(server.address, retry=patient) as client, pytest.raises(ServerOverloadedError):
+            client.explain(PICTURE, timeout_s=0.5)

@@ -12,7 +12,7 @@ It is a real gRPC server that speaks KServe v2; what it knows is drawn from a se
 pytest fixture `salf_server`.
 """
 
-from salf_client.testing.mock_model import MockModel
-from salf_client.testing.mock_server import MockServer, mock_server
+from salf_client.testing.answers import MockModel
+from salf_client.testing.kserve import MockServer, mock_server
 
 __all__ = ["MockModel", "MockServer", "mock_server"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from salf_client.testing.mock_server import MockServer, mock_server
+from salf_client.testing.kserve import MockServer, mock_server
 
 
 @pytest.fixture

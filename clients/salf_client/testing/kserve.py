@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from salf_client.testing.mock_model import MockModel
+from salf_client.testing.answers import MockModel
 from salf_contract import (
     ALL_MAPS_MODEL,
     ALL_MAPS_OUTPUTS,
