@@ -12,7 +12,14 @@ from tritonclient.grpc import service_pb2
 
 from salf_client import messages
 from salf_client.connection import Connection
-from salf_client.errors import ClientError, InvalidConnectionError, ModelNotFoundError, ServerNotReadyError
+from salf_client.errors import (
+    ClientError,
+    InvalidConnectionError,
+    ModelNotFoundError,
+    ServerFailedError,
+    ServerNotReadyError,
+    SharedMemoryUnavailableError,
+)
 from salf_client.shared_memory import Region, SharedPictures
 from salf_client.statuses import error_of
 from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tensors
@@ -29,6 +36,7 @@ _RESPONSES = {
     "SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterResponse,
     "SystemSharedMemoryUnregister": service_pb2.SystemSharedMemoryUnregisterResponse,
 }
+_SHARED_MEMORY_METHODS = ("SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
 
 
 @dataclass(slots=True)
@@ -185,7 +193,7 @@ class GrpcTransport:
                 compression=self._compression,
             )
         except grpc.RpcError as error:
-            raise _typed(error, rpc.model, address=self._address, timeout_s=timeout_s) from error
+            raise _typed(error, rpc, address=self._address, timeout_s=timeout_s) from error
         except ValueError as error:  # gRPC's word for a channel that was closed
             raise _closed(self._address) from error
         return rpc.read(response)
@@ -289,14 +297,21 @@ class AsyncGrpcTransport:
                 compression=self._compression,
             )
         except grpc.RpcError as error:
-            raise _typed(error, rpc.model, address=self._address, timeout_s=timeout_s) from error
+            raise _typed(error, rpc, address=self._address, timeout_s=timeout_s) from error
         except grpc.aio.UsageError as error:
             raise _closed(self._address) from error
         return rpc.read(response)
 
 
-def _typed(error: Any, model: str | None, *, address: str, timeout_s: float) -> ClientError:
-    return error_of(error.code().name, str(error.details() or ""), model=model, address=address, timeout_s=timeout_s)
+def _typed(error: Any, rpc: _Rpc[T], *, address: str, timeout_s: float) -> ClientError:
+    code, said = error.code().name, str(error.details() or "")
+    typed = error_of(code, said, model=rpc.model, address=address, timeout_s=timeout_s)
+    if rpc.method in _SHARED_MEMORY_METHODS and isinstance(typed, ServerFailedError):
+        return SharedMemoryUnavailableError(
+            f"{address} does not take pictures through shared memory ({said}); leave Connection(shared_memory=True) "
+            f"away unless the server runs on this machine and opens that interface"
+        )
+    return typed
 
 
 def _closed(address: str) -> ClientError:

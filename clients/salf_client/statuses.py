@@ -69,7 +69,7 @@ MEANINGS = (
     ),
     Meaning(
         "RESOURCE_EXHAUSTED|INVALID_ARGUMENT|UNKNOWN|INTERNAL",
-        r"larger than max|too large|exceeds maximum (request|message)|http2 header with status: 413",
+        r"larger than|too large|exceeds maximum (request|message)|http2 header with status: 413",
         MessageTooLargeError,
         "a message to or from {address} is too large ({said}); send a smaller picture, or raise the limit",
     ),

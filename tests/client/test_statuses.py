@@ -12,6 +12,7 @@ from salf_client import (
     Client,
     ClientError,
     Connection,
+    DeadlineExceededError,
     InvalidRequestError,
     MessageTooLargeError,
     ModelNotFoundError,
@@ -133,6 +134,12 @@ def test_large_messages_are_refused_by_the_connections_own_limit(triton_server: 
         ("UNAUTHENTICATED", "Received http2 header with status: 401", UnauthenticatedError),
         ("RESOURCE_EXHAUSTED", "the server has too many requests", ServerOverloadedError),
         ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (929329 vs. 20000)", MessageTooLargeError),
+        # The front of salf, as it words its refusals.
+        ("RESOURCE_EXHAUSTED", "the request is larger than this server takes", MessageTooLargeError),
+        ("RESOURCE_EXHAUSTED", "too many requests at once or too fast; try again later", ServerOverloadedError),
+        ("UNAUTHENTICATED", "a valid token or client certificate is needed", UnauthenticatedError),
+        ("UNAVAILABLE", "the server is not ready; try again later", ServerNotReadyError),
+        ("DEADLINE_EXCEEDED", "the server did not answer in time", DeadlineExceededError),
         ("NOT_FOUND", "Unable to find shared memory region: 'x'", SharedMemoryUnavailableError),
     ],
 )  # fmt: skip
@@ -157,6 +164,16 @@ def test_overload_is_retried_and_refusals_are_not() -> None:
         with pytest.raises(UnauthenticatedError, match="token"):
             client.explain(PICTURE)
         assert server.calls["ModelInfer"] == before + 1
+
+
+def test_a_server_without_shared_memory_says_so_and_nothing_is_left_behind() -> None:
+    before = set(Path("/dev/shm").glob("salf_client_*"))
+    shared = Connection(shared_memory=True)
+    with mock_server() as server, Client(server.address, connection=shared) as client:
+        with pytest.raises(SharedMemoryUnavailableError, match="leave Connection"):
+            client.explain(np.zeros((300, 300, 3), np.uint8), top=1)
+        assert set(Path("/dev/shm").glob("salf_client_*")) == before
+    assert set(Path("/dev/shm").glob("salf_client_*")) == before
 
 
 def test_retries_end_with_the_budget_and_the_deadline() -> None:
