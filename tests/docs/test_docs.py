@@ -26,6 +26,11 @@ NOT_RUN = {
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
+    (
+        "docs/service-developer.md",
+        "grpcurl -plaintext -import-path . -proto grpc_service.proto -d @ \\",
+        "needs grpcurl and the protocol's file",
+    ),
     ("docs/operator.md", "pip install .", "installs packages"),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
     ("docs/ml-engineer.md", "pip install '.[export]'", "installs packages"),
