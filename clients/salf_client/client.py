@@ -208,6 +208,6 @@ def _grpc_transport(address: str, *, connection: Connection | None) -> Transport
 
 
 def _async_grpc_transport(address: str, *, connection: Connection | None) -> AsyncTransport:
-    from salf_client.grpc_transport import AsyncGrpcTransport
+    from salf_client.grpc_aio_transport import AsyncGrpcTransport
 
     return AsyncGrpcTransport(address, connection)

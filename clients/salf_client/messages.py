@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
@@ -157,7 +158,12 @@ class InferReader:
         layout = self._layouts.get((model, outputs))
         if layout is not None and len(response) == layout.length and response.startswith(layout.head):
             return {name: np.ndarray(shape, kind, response, offset) for name, shape, kind, offset in layout.tensors}
-        message = service_pb2.ModelInferResponse.FromString(response)
+        try:
+            message = service_pb2.ModelInferResponse.FromString(response)
+        except DecodeError as error:
+            raise ContractMismatchError(
+                f"model '{model}' at {self._address} answered with {len(response)} bytes that cannot be read"
+            ) from error
         tensors = read_response(message, outputs, model=model, address=self._address)
         layout = _layout_of(response, message)
         if layout is not None:
@@ -184,6 +190,8 @@ class _Layout(NamedTuple):
 def _layout_of(response: bytes, message: service_pb2.ModelInferResponse) -> _Layout | None:
     """The layout of a response, or None if its raw tensors do not end it one after the other."""
     sizes = [len(raw) for raw in message.raw_output_contents]
+    if len(sizes) != len(message.outputs):
+        return None
     offset = start = len(response) - sum(len(_RAW_OUTPUT_TAG) + len(_varint(size)) + size for size in sizes)
     tensors = []
     for tensor, size in zip(message.outputs, sizes, strict=True):

@@ -22,7 +22,7 @@ PICTURE = np.random.default_rng(4).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 @pytest.fixture
 def answered_by(monkeypatch):
     """How many inferences each address answered."""
-    from salf_client.grpc_transport import AsyncGrpcTransport
+    from salf_client.grpc_aio_transport import AsyncGrpcTransport
 
     counts: Counter[str] = Counter()
     infer = AsyncGrpcTransport.infer

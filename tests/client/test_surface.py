@@ -4,9 +4,11 @@ import asyncio
 import inspect
 import io
 import json
+import subprocess
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,6 +30,7 @@ from salf_client import (
     Place,
     Removal,
     Retry,
+    ServerUnavailableError,
     StoredExplanationError,
     Tls,
     TopOutOfRangeError,
@@ -341,6 +344,46 @@ def test_settings_of_a_connection_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(InvalidAddressError, match="no address"):
         Client([])
     assert "secret" not in repr(Connection(token="secret"))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and a server's and a client's certificate that it signed: name -> (key, certificate)."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    for name in ("server", "client"):
+        openssl("req", *key[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+def test_encryption_is_mutual_where_the_server_asks_for_it(certificates):
+    def read(name):
+        return (certificates / name).read_bytes()
+
+    pair = [(read("server.key"), read("server.pem"))]
+    credentials = grpc.ssl_server_credentials(pair, read("ca.pem"), require_client_auth=True)
+    ca, client_key = certificates / "ca.pem", certificates / "client.key"
+    known = Tls(ca=ca, certificate=certificates / "client.pem", key=client_key)
+    once = Retry(attempts=1)
+
+    async def asked(address):
+        async with AsyncClient(address, connection=Connection(tls=known, token="secret")) as client:
+            return await client.explain(PICTURE)
+
+    with mock_server(credentials=credentials) as server:
+        with Client(server.address, connection=Connection(tls=known, token="secret")) as client:
+            assert client.explain(PICTURE) == asyncio.run(asked(server.address))
+        for wrong in (Connection(tls=Tls(ca=ca)), Connection(tls=Tls()), Connection()):
+            with Client(server.address, connection=wrong, retry=once) as client, pytest.raises(ServerUnavailableError):
+                client.explain(PICTURE, timeout_s=5)
 
 
 def test_compression_headers_and_a_token_reach_the_server(monkeypatch):

@@ -228,6 +228,7 @@ def mock_server(
     concepts: Sequence[str] = ("tail", "fur", "leash", "wing", "beak", "whiskers"),
     roles: Sequence[str] = ROLES,
     port: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[MockServer]:
     """Run a mock on the loopback until the block ends.
 
@@ -237,6 +238,7 @@ def mock_server(
         concepts: names.
         roles: which graphs are served: of "explain", "all_maps", "all_scores", "what_if", "encoded".
         port: to listen on; 0 takes a free one.
+        credentials: of the server, as `grpc.ssl_server_credentials` makes them; None is without encryption.
     """
     unknown = set(roles) - set(_ROLES)
     if unknown:
@@ -244,7 +246,11 @@ def mock_server(
     server = MockServer(address="", model=model or MockModel(classes, concepts), roles=tuple(roles))
     listening = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Servicer(server), listening)
-    server.address = f"127.0.0.1:{listening.add_insecure_port(f'127.0.0.1:{port}')}"
+    wanted = f"127.0.0.1:{port}"
+    if credentials is None:
+        server.address = f"127.0.0.1:{listening.add_insecure_port(wanted)}"
+    else:
+        server.address = f"127.0.0.1:{listening.add_secure_port(wanted, credentials)}"
     listening.start()
     try:
         yield server
