@@ -48,6 +48,7 @@ class Source:
                 f"but this is a {type(picture).__name__}"
             )
         self._given = picture
+        self._pixels: NDArray[np.uint8] | None = None
         self.name = _name_of(picture)
 
     @property
@@ -116,7 +117,9 @@ class Source:
             and given.shape == (height, width, 3)
             and preparation.crop_fraction == 1
         ):
-            return Prepared(given, (width, height), (0.0, 0.0, float(width), float(height)))
+            # A copy of its own, for drawing: the caller may go on to write into the array.
+            self._pixels = given.copy()
+            return Prepared(self._pixels, (width, height), (0.0, 0.0, float(width), float(height)))
         try:
             return prepare(self.rgb, preparation)
         except PictureError as error:
@@ -126,7 +129,7 @@ class Source:
         """What an explanation keeps for drawing."""
         given = self._given
         if isinstance(given, np.ndarray) and max(given.shape[:2]) <= _KEPT_SIDE:
-            return KeptPicture(given.copy())
+            return KeptPicture(given.copy() if self._pixels is None else self._pixels)
         is_decoded = "rgb" in self.__dict__
         if not isinstance(given, np.ndarray | Image.Image) and not (
             is_decoded and len(self.encoded or b"") > _KEPT_BYTES
