@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,9 +39,16 @@ def answered_contract_id(tensors: Mapping[str, NDArray[Any]]) -> str:
         ContractMismatchError: the tensor has another shape.
     """
     words = tensors["contract_id"]
-    if words.shape != (1, 4):
-        raise ContractMismatchError(f"the answer's contract_id has shape {words.shape}, expected (1, 4)")
-    return contract_id_from_words(words[0])
+    if words.shape != (1, 4) or words.dtype != np.int32:
+        raise ContractMismatchError(
+            f"the answer's contract_id is {words.dtype} {list(words.shape)}, expected int32 [1, 4]"
+        )
+    return _contract_id(words.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _contract_id(words: bytes) -> str:
+    return contract_id_from_words(np.frombuffer(words, dtype=np.int32))
 
 
 def read_answer(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ def explain_question(
     return question
 
 
+@lru_cache(maxsize=1024)
 def target_tensor(asked: int | None) -> NDArray[np.int32]:
-    """INT32 [1,1]: the class to explain; None asks for the predicted one."""
-    return np.array([[PREDICTED_CLASS if asked is None else asked]], dtype=np.int32)
+    """INT32 [1,1], read-only: the class to explain; None asks for the predicted one."""
+    tensor = np.array([[PREDICTED_CLASS if asked is None else asked]], dtype=np.int32)
+    tensor.setflags(write=False)
+    return tensor
 
 
 def _pixels_request(source: Source, served: ServedModel, *, asked: int | None, shown: int) -> Request[Explanation]:

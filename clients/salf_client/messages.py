@@ -21,15 +21,15 @@ SERVICE = "/inference.GRPCInferenceService/"
 _RAW_INPUT_TAG = bytes([(service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3) | 2])
 _RAW_OUTPUT_TAG = bytes([(service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3) | 2])
 _KEPT_LAYOUTS = 64
-_DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "object": "BYTES",
+_DATATYPES: dict[np.dtype[Any], str] = {
+    np.dtype(bool): "BOOL",
+    np.dtype(np.uint8): "UINT8",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.float16): "FP16",
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.float64): "FP64",
+    np.dtype(object): "BYTES",
 }
 _NUMPY_TYPES = {
     "BOOL": np.dtype(bool),
@@ -51,7 +51,7 @@ def infer_request(model: str, inputs: Mapping[str, NDArray[Any]], outputs: Seque
         inputs: tensor name -> array; object arrays of bytes become BYTES.
         outputs: names of the tensors wanted.
     """
-    heads = tuple((name, array.dtype.name, array.shape) for name, array in inputs.items())
+    heads = tuple((name, array.dtype, array.shape) for name, array in inputs.items())
     parts: list[bytes | memoryview] = [_skeleton(model, heads, tuple(outputs))]
     for array in inputs.values():
         # Joining copies a contiguous array as it is; every further copy of a picture would be felt.
@@ -68,18 +68,20 @@ def raw_tensor(array: NDArray[Any]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _skeleton(model: str, heads: tuple[tuple[str, str, tuple[int, ...]], ...], outputs: tuple[str, ...]) -> bytes:
+def _skeleton(
+    model: str, heads: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...], outputs: tuple[str, ...]
+) -> bytes:
     return bytes(request_message(model, heads, outputs).SerializeToString())
 
 
 def request_message(
-    model: str, heads: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]
+    model: str, heads: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]], outputs: Sequence[str]
 ) -> service_pb2.ModelInferRequest:
     """A ModelInferRequest without its raw tensors.
 
     Args:
         model: name of the model.
-        heads: (name, numpy's name of the type, shape) of each input.
+        heads: (name, type, shape) of each input.
         outputs: names of the tensors wanted.
     """
     request = service_pb2.ModelInferRequest(model_name=model)

@@ -46,7 +46,7 @@ class Region:
 
     def request(self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
         """Write the large tensors here, and serialise a ModelInferRequest that points to them."""
-        heads = [(name, array.dtype.name, array.shape) for name, array in inputs.items()]
+        heads = [(name, array.dtype, array.shape) for name, array in inputs.items()]
         message = messages.request_message(model, heads, outputs)
         offset = 0
         for tensor, array in zip(message.inputs, inputs.values(), strict=True):
