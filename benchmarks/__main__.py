@@ -22,6 +22,7 @@ NAMES = (
     "precision",
     "serve_overhead",
     "encoded_path",
+    "sdk_overhead",
     "overload",
     "head_solver",
 )

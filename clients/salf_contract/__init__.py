@@ -3,7 +3,15 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError, TuningError
+from salf_contract.errors import (
+    ConfigError,
+    ContractError,
+    ManifestError,
+    MetadataError,
+    PictureError,
+    RegionError,
+    TuningError,
+)
 from salf_contract.limits import (
     PictureLimits,
     PictureRefusedError,
@@ -40,6 +48,14 @@ from salf_contract.model_config import (
 )
 from salf_contract.picture import Preparation, Prepared, array_to_picture, decode_picture, prepare, to_rgb
 from salf_contract.placement import place_map
+from salf_contract.regions import (
+    box_coverage,
+    box_weights,
+    mask_coverage,
+    mask_weights,
+    point_coverage,
+    point_weights,
+)
 from salf_contract.tensors import (
     ALL_MAPS_MODEL,
     ALL_MAPS_OUTPUTS,
@@ -112,16 +128,21 @@ __all__ = [
     "Preparation",
     "Prepared",
     "Refusal",
+    "RegionError",
     "TensorSpec",
     "Trial",
     "Tuning",
     "TuningError",
     "TuningRecord",
     "array_to_picture",
+    "box_coverage",
+    "box_weights",
     "broken_picture",
     "contract_id_from_words",
     "decode_picture",
     "manifest_problems",
+    "mask_coverage",
+    "mask_weights",
     "metadata_in_parameters",
     "metadata_parameter",
     "open_within",
@@ -131,6 +152,8 @@ __all__ = [
     "parse_metadata",
     "parse_tuning",
     "place_map",
+    "point_coverage",
+    "point_weights",
     "prepare",
     "quoted",
     "read_refusal",

@@ -3,6 +3,7 @@
 ContractError
 ├── PictureError    bytes, a file or an array that is no usable picture
 │   └── PictureRefusedError   outside the limits of the encoded endpoint (in limits.py, with its codes)
+├── RegionError     a point, box or mask that marks nothing a model saw
 ├── MetadataError   a metadata document that is broken or of another format version
 ├── ManifestError   a manifest that is broken, changed or of another format version
 ├── ConfigError     a config.pbtxt that is no protobuf text format
@@ -16,6 +17,10 @@ class ContractError(ValueError):
 
 class PictureError(ContractError):
     """A picture could not be decoded or has a shape, type or size that cannot be prepared."""
+
+
+class RegionError(ContractError):
+    """A point, box or mask that cannot be used, or that marks nothing that the model saw."""
 
 
 class MetadataError(ContractError):

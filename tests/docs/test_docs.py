@@ -27,6 +27,11 @@ NOT_RUN = {
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
     ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
+    (
+        "docs/service-developer.md",
+        "grpcurl -plaintext -import-path . -proto grpc_service.proto -d @ \\",
+        "needs grpcurl and the protocol's file",
+    ),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
     (
         "docs/operator.md",
