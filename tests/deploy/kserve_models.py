@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 
-
 def download(version: str, folder: Path) -> Path:
     """The wheel of KServe's SDK."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"kserve=={version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        f"kserve=={version}",
+    ]
     subprocess.run(command, check=True)
     return next(folder.glob("kserve-*.whl"))
 
@@ -44,7 +53,9 @@ def problems(value: Any, kind: str, types: dict[str, dict[str, str]], where: str
     if matched := re.fullmatch(r"list\[(.+)\]", kind):
         if not isinstance(value, list):
             return [f"{where} must be a list"]
-        return [one for index, item in enumerate(value) for one in problems(item, matched[1], types, f"{where}[{index}]")]
+        return [
+            one for index, item in enumerate(value) for one in problems(item, matched[1], types, f"{where}[{index}]")
+        ]
     if matched := re.fullmatch(r"dict\(str, (.+)\)", kind):
         if not isinstance(value, dict):
             return [f"{where} must be a mapping"]

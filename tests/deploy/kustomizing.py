@@ -28,7 +28,9 @@ def build(folder: Path) -> list[dict[str, Any]]:
         for index in hit:
             resources[index] = jsonpatch.apply_patch(resources[index], yaml.safe_load(patch["patch"]))
     for image in kustomization.get("images", []):
-        hits = [container for container in _containers(resources) if container["image"].rsplit(":", 1)[0] == image["name"]]
+        hits = [
+            container for container in _containers(resources) if container["image"].rsplit(":", 1)[0] == image["name"]
+        ]
         assert hits, f"{folder}: no container has image {image['name']}"
         for container in hits:
             name, tag = container["image"].rsplit(":", 1)

@@ -22,7 +22,9 @@ class Image:
     """A finished stage: its files, and how it wants to be run."""
 
     root: Path
-    environment: dict[str, str] = field(default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"})
+    environment: dict[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+    )
     folder: str = "/"
     user: int = 0
     entrypoint: tuple[str, ...] = ()

@@ -140,6 +140,8 @@ def test_the_service_names_a_runtime_and_a_format_that_exist():
 
 @pytest.fixture(scope="module")
 def kserve_types(pins, tmp_path_factory) -> dict[str, dict[str, str]]:
-    types = kserve_models.read_types(kserve_models.download(pins["deploy"]["kserve"], tmp_path_factory.mktemp("kserve")))
+    types = kserve_models.read_types(
+        kserve_models.download(pins["deploy"]["kserve"], tmp_path_factory.mktemp("kserve"))
+    )
     assert "V1alpha1ServingRuntimeSpec" in types
     return types
