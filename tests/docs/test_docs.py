@@ -23,6 +23,19 @@ SHOWN = {"text", "json", "yaml"}
 
 #: Blocks that no test can run: (page, its first line, why). Whoever adds one has to add it here.
 NOT_RUN = {
+    (
+        "docs/deployment.md",
+        "docker build --target cpu --tag salf:cpu .     # Debian 12, Triton from its wheel; 0.8 GB",
+        "needs a container engine",
+    ),
+    (
+        "docs/deployment.md",
+        "docker run --rm --read-only --tmpfs /tmp --shm-size 512m --cap-drop ALL --security-opt no-new-privileges \\",
+        "needs a container engine",
+    ),
+    ("docs/deployment.md", "docker compose --file deploy/compose.yaml up --build", "needs a container engine"),
+    ("docs/deployment.md", "kubectl create secret tls salf-tls --cert=tls.crt --key=tls.key", "needs a cluster"),
+    ("docs/deployment.md", "kubectl apply --filename deploy/kserve/serving-runtime.yaml", "needs a cluster"),
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
