@@ -96,11 +96,9 @@ def triton_environment(
     environment = {key: value for key, value in given.items() if not key.startswith("PYTHON")}
     environment.pop(THREADS_VARIABLE, None)
     # An image's own Triton finds CUDA by what the image set; ours brings all that it needs.
-    inherited_libraries = "" if native_triton() is None else given.get("LD_LIBRARY_PATH", "")
+    brought = [] if native_triton() is None else [given.get("LD_LIBRARY_PATH", "")]
     environment |= {
-        "LD_LIBRARY_PATH": ":".join(
-            filter(None, [str(runtime.libraries), str(runtime.libpython.parent), inherited_libraries])
-        ),
+        "LD_LIBRARY_PATH": ":".join([*map(str, (runtime.libraries, runtime.libpython.parent)), *brought]),
         "PATH": f"{runtime.bin}:{given.get('PATH', os.defpath)}",
         "PYTHONNOUSERSITE": "1",
     }

@@ -1,7 +1,7 @@
-"""A Triton that is there already, as in NVIDIA's image: its own binary and native backends, with ours put beside them.
+"""A Triton that is there already, as in NVIDIA's image: its own binary and native backends, with ours beside them.
 
-$SALF_TRITON names its folder, /opt/tritonserver in the image. `salf serve --install` then brings only what our own Python
-backends need. Never run by us: no such Triton can be had where salf is tested.
+$SALF_TRITON names its folder, /opt/tritonserver in the image. `salf serve --install` then brings only what our own
+Python backends need. Never run by us: no such Triton can be had where salf is tested.
 """
 
 import os
