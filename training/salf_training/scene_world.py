@@ -15,16 +15,19 @@ from salf_training.backbone import BackboneSettings, build_backbone
 from salf_training.backbone_training import BackboneTraining, train_backbone
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.checkpoint import Checkpoint
+from salf_training.concept_sets import ConceptFilters
 from salf_training.embeddings import cached_prompt_embeddings
 from salf_training.encoder import EncoderSettings, OpenClipEncoder
 from salf_training.encoder_training import MERGES_FILE, WEIGHTS_FILE, EncoderTraining, train_encoder
 from salf_training.errors import DataError
+from salf_training.features import compute_features
 from salf_training.head import HeadTraining
 from salf_training.image_folder import batches_of_pixels, read_image_folder
 from salf_training.pipeline import train_model
 from salf_training.progress import Progress, silent
 from salf_training.prompts import CircleSettings
 from salf_training.scene_localisation import localise_on_scenes
+from salf_training.scene_naming import naming_on_scenes
 from salf_training.scene_samples import scene_samples
 from salf_training.scenes import CLASSES, CONCEPTS, read_scenes, write_scenes
 from salf_training.scenes.files import DRAWING_VERSION
@@ -61,8 +64,10 @@ class SceneWorldSettings(BaseModel):
     localisation_encoder_pictures: int = Field(default=300, ge=1, description="held-out scenes to judge the encoder by")
     # More steps fit the training similarities better and unseen pictures worse.
     bottleneck: BottleneckTraining = BottleneckTraining(steps=500)
-    # The encoder learns a few hundred words; for the others (elephant, violin) its similarities mean nothing.
-    presence_cutoff: float = Field(default=0.7, ge=-1, le=1)
+    # The list stays whole: what is nowhere (elephant, violin), or was not learnt, keeps its map but decides nothing.
+    concept_filters: ConceptFilters = ConceptFilters(
+        length=None, class_similarity=None, concept_similarity=None, presence=0.5, interpretability=0.45, failing="mute"
+    )
     head: HeadTraining = HeadTraining()
 
 
@@ -118,7 +123,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
             circles=settings.circles,
             similarity_pictures=settings.similarity_pictures,
             bottleneck=settings.bottleneck,
-            presence_cutoff=settings.presence_cutoff,
+            concept_filters=settings.concept_filters,
             head=settings.head,
         ),
         encoder=encoder,
@@ -245,13 +250,21 @@ def _with_localisation(
         preparation=_preparation(settings),
         on_progress=on_progress,
     )
+    features = compute_features(checkpoint.model, [record.path for record in records], checkpoint.card.preparation)
+    with torch.inference_mode():
+        maps = checkpoint.model.concept_maps(features)
     localisation = localise_on_scenes(
-        checkpoint, records, encoder_embeddings=embeddings, encoder_texts=encoder.embed_texts(checkpoint.concepts)
+        checkpoint,
+        records,
+        maps=maps,
+        encoder_embeddings=embeddings,
+        encoder_texts=encoder.embed_texts(checkpoint.concepts),
     )
+    naming = naming_on_scenes(checkpoint, records, maps)
     card = checkpoint.card
     if card.evaluation is None:
         raise AssertionError("training always evaluates")
     data = {**card.data, "world": "Scenes", "drawn": f"{settings.scenes} + {settings.held_out_scenes} scenes"}
-    evaluation = card.evaluation.model_copy(update={"localisation": localisation})
+    evaluation = card.evaluation.model_copy(update={"localisation": localisation, "naming": naming})
     changed = card.model_copy(update={"evaluation": evaluation, "data": data})
     return Checkpoint(checkpoint.model, changed, checkpoint.classes, checkpoint.concepts)

@@ -70,13 +70,6 @@ class TrainSettings(BaseModel):
     )
     bottleneck: BottleneckTraining = BottleneckTraining()
     pooling: Pooling = "average"
-    presence_cutoff: float = Field(
-        default=-1.0,
-        ge=-1,
-        le=1,
-        description="a concept whose strongest local similarities (mean of the top 0.2 %) stay below this is taken for "
-        "absent from the pictures: it keeps its map, but no class may be decided by it; -1 lets all decide",
-    )
     head: HeadTraining = HeadTraining()
     dense_head: bool = Field(default=False, description="a head without a sparsity penalty goes into the checkpoint")
     head_lambda: PositiveFloat | None = Field(
