@@ -5,12 +5,13 @@ import pytest
 from salf_training.backbone_training import BackboneTraining
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.checkpoint import load_checkpoint, save_checkpoint
+from salf_training.encoder import OpenClipEncoder
 from salf_training.encoder_training import WEIGHTS_FILE, EncoderTraining
 from salf_training.errors import DataError
 from salf_training.head import HeadTraining
 from salf_training.prompts import CircleSettings
 from salf_training.scene_samples import scene_samples
-from salf_training.scene_world import SceneWorldSettings, draw_splits, train_scene_world
+from salf_training.scene_world import SETTINGS_FILE, SceneWorldSettings, draw_splits, train_scene_world
 from salf_training.scenes import (
     ABSENT_CONCEPTS,
     BACKGROUND_CONCEPTS,
@@ -23,6 +24,7 @@ from salf_training.scenes import (
     read_scenes,
     write_scenes,
 )
+from salf_training.settings import read_settings
 
 KINDS = {
     "object": DRAWN_OBJECTS,
@@ -77,6 +79,10 @@ def test_a_tiny_world_gives_a_measured_checkpoint_and_is_used_again(tmp_path):
     assert 0 < naming.drawn <= 1
     assert card.data["drawn"] == "480 + 96 scenes"
     assert {"scenes", "encoder data", "encoder", "backbone", "similarities", "bottleneck", "head"} <= set(told)
+
+    asked = read_settings(tmp_path / "world" / SETTINGS_FILE)
+    assert asked.held_out == tmp_path / "world" / "held_out"
+    assert OpenClipEncoder(asked.encoder).fingerprint, "what salf evaluate --encoder needs"
 
     kept = [tmp_path / "world" / "encoder" / WEIGHTS_FILE, tmp_path / "world" / "backbone.safetensors"]
     before = [file.stat().st_mtime_ns for file in kept]

@@ -115,6 +115,12 @@ def read_settings(path: Path, *, data: Path | None = None) -> TrainSettings:
     return settings.model_copy(update={**update, "encoder": _encoder_beside(path.parent, settings.encoder)})
 
 
+def write_settings(path: Path, settings: TrainSettings) -> None:
+    """Write a YAML file that `read_settings` reads back; what has its default is left out. Paths should be absolute."""
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
 def with_head(
     settings: TrainSettings,
     *,
