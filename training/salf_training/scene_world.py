@@ -67,9 +67,15 @@ class SceneWorldSettings(BaseModel):
     localisation_encoder_pictures: int = Field(default=300, ge=1, description="held-out scenes to judge the encoder by")
     # More steps fit the training similarities better and unseen pictures worse.
     bottleneck: BottleneckTraining = BottleneckTraining(steps=500)
-    # The list stays whole: what is nowhere (elephant, violin), or was not learnt, keeps its map but decides nothing.
+    # The list stays whole: what is nowhere (elephant, violin; 0.3 at most), of which the encoder is not sure enough
+    # (many small parts and backgrounds; objects reach 0.75), or what was not learnt keeps its map but decides nothing.
     concept_filters: ConceptFilters | None = ConceptFilters(
-        length=None, class_similarity=None, concept_similarity=None, presence=0.5, interpretability=0.45, failing="mute"
+        length=None,
+        class_similarity=None,
+        concept_similarity=None,
+        presence=0.72,
+        interpretability=0.45,
+        failing="mute",
     )
     head: HeadTraining = HeadTraining()
 
