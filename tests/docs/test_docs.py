@@ -86,7 +86,7 @@ NOT_RUN = {
     ),
     (
         "docs/evaluation.md",
-        "salf evaluate runs/scenes --data runs/scenes-data/held_out --train-data runs/scenes-data/train \\",
+        "salf evaluate demonstration/checkpoint --data runs/demonstration/held_out \\",
         "needs a training run's data",
     ),
     (
