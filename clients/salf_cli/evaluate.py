@@ -32,7 +32,7 @@ def evaluate(
     Example: salf evaluate runs/scenes --data runs/scenes-data/held_out --out evaluation
     """
     from salf_cli.stages import StageBars
-    from salf_training.evaluation import EvaluationSettings
+    from salf_training.evaluation.evaluating import EvaluationSettings
     from salf_training.evaluation.writing import evaluate_folder
 
     settings = EvaluationSettings(limit=limit, place_pictures=place_pictures)
