@@ -109,7 +109,7 @@ def test_an_old_cpu_gets_no_reduced_precision(runtime, precision):
 
 
 def test_tensorrt_is_refused_where_it_is_missing_and_says_where_to_run():
-    with pytest.raises(MissingExtraError, match="--runtime tensorrt needs .* inside the server's own image"):
+    with pytest.raises(MissingExtraError, match=r"--runtime tensorrt needs .* inside the server's own image"):
         check_kind(Kind("tensorrt", "int8"))
 
 
