@@ -25,7 +25,7 @@ SHOWN = {"text", "json", "yaml"}
 NOT_RUN = {
     (
         "docs/deployment.md",
-        "docker build --target cpu --tag salf:cpu .     # Debian 12, Triton from its wheel; 0.8 GB",
+        "docker build --target cpu --tag salf:cpu .",
         "needs a container engine",
     ),
     (
