@@ -79,8 +79,8 @@ def run(image: Image, *command: str, writable: bool, mounts: dict[str, Path], ex
         extra: further words for bubblewrap.
     """
     words = ["bwrap", "--bind" if writable else "--ro-bind", str(image.root), "/", "--proc", "/proc", "--dev", "/dev",
-             "--perms", "1777", "--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--chdir", image.folder,
-             "--clearenv"]  # fmt: skip
+             "--perms", "1777", "--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc", "--die-with-parent",
+             "--chdir", image.folder, "--clearenv"]  # fmt: skip
     for name, value in image.environment.items():
         words += ["--setenv", name, value]
     for inside, outside in mounts.items():

@@ -345,6 +345,8 @@ def figures_of_the_card() -> dict[str, str]:
         "baselines for that: centre point / random point": (
             f"{found['centre_point']:.1%} / {found['random_point']:.1%}"
         ),
+        "evidence that says the truth about its picture": f"{measured['naming']['true']:.1%}",
+        "evidence called present that lies on what it names": f"{measured['naming']['well_placed']:.1%}",
     }
 
 
