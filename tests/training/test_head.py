@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from salf_training import elastic_net
+from salf_training import penalised_loss
 from salf_training.head import Head, HeadTraining, fit_head, fit_path, head_with_nec
 from salf_training.model import SalfModel
 
@@ -237,7 +237,7 @@ def test_the_divergence_is_that_of_its_definition_and_precise_for_small_steps():
         else:
             rise = (logits + change).logsumexp(dim=1) - logits.logsumexp(dim=1)
             expected = float((rise - (share * change).sum(dim=1)).sum())
-        assert elastic_net._divergence(logits, change) == pytest.approx(expected, rel=1e-6)
+        assert penalised_loss._divergence(logits, change) == pytest.approx(expected, rel=1e-6)
 
 
 def test_constant_concepts_get_no_weight():
