@@ -1,11 +1,11 @@
 """Few weights for each class: proximal Newton steps, each of which costs two passes over the scores.
 
-The loss's curvature is taken class by class, with the classes' influence on each other left out (block Jacobi), and only
-for the weights that are in use or want to be: K small matrices. The penalised quadratic problems that they make are
-solved by coordinate descent (Friedman, Hastie & Tibshirani, "Regularization paths for generalized linear models via
-coordinate descent", 2010), for all classes at once; a line search on the true objective makes the step safe (Lee, Sun &
-Saunders, "Proximal Newton-type methods", 2014). The gradient of all weights is known after every step, so that the
-result is that of the whole problem.
+The loss's curvature is taken class by class, with the classes' influence on each other left out (block Jacobi), and
+only for the weights that are in use or want to be: K small matrices. The penalised quadratic problems that they make
+are solved by coordinate descent (Friedman, Hastie & Tibshirani, "Regularization paths for generalized linear models via
+coordinate descent", 2010), for all classes at once. A step that does not bring what it promised is taken anew with
+larger curvatures. The gradient of all weights is known after every step, so the result is that of the whole problem.
+Where a few steps do not end the fit, the classes pull too hard at each other, and the other method takes over.
 Weights, softmax and sums over pieces are FP64; products run in the precision of the scores.
 """
 
@@ -23,9 +23,11 @@ _NEWCOMERS = 8  # weights that a class may take in beside as many as it has; ear
 _SWEEPS = 30  # of the coordinate descent
 _SETTLED = 0.01  # of the first sweep's largest move: a sweep that moves less is the last one
 _DAMPING = 1e-6  # added to all curvatures: a class without pictures would want a bias of minus infinity
-_SUFFICIENT = 1e-3  # share of the promised decrease that a step must bring
+_SUFFICIENT = 0.25  # share of the promised decrease that a step must bring
+_BOLDER = 1.2  # by how much less the curvatures are enlarged after a step that brought it
 _ROUNDING = 1e-12  # of a decrease, where FP32 products are summed
-_HALVINGS = 12
+_ATTEMPTS = 12
+_MOST_STEPS = 30
 _UNSEEN = 10  # times the squared precision of the scores: a decrease that is lost in the gradient's rounding
 
 
@@ -36,7 +38,7 @@ class Reached:
     Attributes:
         weight: FP64 [K,M+1], weights and bias.
         iterations: steps taken.
-        ended: the tolerance was met; False: too many steps, or too many weights for this method.
+        ended: the tolerance was met; False: too many steps or too many weights for this method.
     """
 
     weight: Tensor
@@ -73,28 +75,29 @@ def minimise_by_newton(
     """
     weight, nothing = start, _UNSEEN * torch.finfo(table.dtype).eps ** 2
     _, gradient = _moved(table, weight, torch.zeros_like(weight))
-    for iteration in range(max_iterations):
+    caution = 1.0
+    steps = min(_MOST_STEPS, max_iterations)
+    for iteration in range(steps):
         working = _working_set(weight, gradient, objective)
         if working is None:
             return Reached(weight, iteration, ended=False)
-        here = weight.gather(1, working.places)
+        here, slope = weight.gather(1, working.places), gradient.gather(1, working.places)
         curvature = _curvature(table, weight, working)
-        there = _coordinate_descent(curvature, gradient.gather(1, working.places), here, objective, working.valid)
-        direction = torch.zeros_like(weight).scatter_add_(1, working.places, there - here)
-        promised = float((gradient * direction).sum()) + _penalty_rise(weight, direction, objective)
-        step = 1.0
-        for _ in range(_HALVINGS):
-            rise, gradient_there = _moved(table, weight, step * direction)
-            rise += _penalty_rise(weight, step * direction, objective)
-            if rise <= _SUFFICIENT * step * promised + _ROUNDING:
+        for _ in range(_ATTEMPTS):
+            there = _coordinate_descent(caution * curvature, slope, here, objective, working.valid)
+            change = torch.zeros_like(weight).scatter_add_(1, working.places, there - here)
+            penalty_rise = _penalty_rise(weight, change, objective)
+            promised = float((gradient * change).sum()) + penalty_rise
+            rise, gradient_there = _moved(table, weight, change)
+            if rise + penalty_rise <= _SUFFICIENT * promised + _ROUNDING:
                 break
-            step /= 2
+            caution *= 2
         else:
             return Reached(weight, iteration + 1, ended=False)
-        weight, gradient = weight + step * direction, gradient_there
-        if working.complete and (float(direction.abs().max()) < tolerance or promised > -nothing):
+        weight, gradient, caution = weight + change, gradient_there, max(1.0, caution / _BOLDER)
+        if working.complete and (float(change.abs().max()) < tolerance or promised > -nothing):
             return Reached(weight, iteration + 1, ended=True)
-    return Reached(weight, max_iterations, ended=False)
+    return Reached(weight, steps, ended=False)
 
 
 def _moved(table: ScoreTable, weight: Tensor, change: Tensor) -> tuple[float, Tensor]:
