@@ -89,7 +89,9 @@ def test_the_fit_depends_on_its_seed_alone():
 def test_every_concept_keeps_its_own_best_step():
     features, similarities = planted()
     similarities = torch.randn(similarities.shape, generator=torch.Generator().manual_seed(1))  # nothing to be learnt
-    wild = BottleneckTraining(steps=60, batch_size=4, learning_rate=0.5, check_every=1, held_out_share=0.2)
+    wild = BottleneckTraining(
+        steps=60, batch_size=4, learning_rate=0.5, check_every=1, patience=None, held_out_share=0.2
+    )
     weight, best = fit_bottleneck(features, similarities, settings=wild, seed=0)
     last, now = fit_bottleneck(
         features, similarities, settings=wild.model_copy(update={"check_every": 60}), seed=0
