@@ -152,10 +152,10 @@ def _feature_shape(source: ModelProto) -> tuple[int, int, int]:
 
 def _first_floats(source: ModelProto) -> str:
     """The picture as floats, or the input itself where it is floats already."""
-    name = source.graph.input[0].name
+    name = str(source.graph.input[0].name)
     if source.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT:
         return name
-    casts = [node.output[0] for node in source.graph.node if node.op_type == "Cast" and node.input[0] == name]
+    casts = [str(node.output[0]) for node in source.graph.node if node.op_type == "Cast" and node.input[0] == name]
     if not casts:
         raise GraphError(f"the backbone does not cast its input {name!r} to floats first, as backbone_graph does")
     return casts[0]
