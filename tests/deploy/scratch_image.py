@@ -84,6 +84,12 @@ def run(image: Image, *command: str, writable: bool, mounts: dict[str, Path], ex
     for name, value in image.environment.items():
         words += ["--setenv", name, value]
     for inside, outside in mounts.items():
+        place = image.root / inside.lstrip("/")  # as an engine does, under files that are read-only afterwards
+        if outside.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        elif not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
         words += ["--ro-bind", str(outside), inside]
     return [*words, *extra, "--", *command]
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,7 @@ def test_the_image_serves_as_an_ordinary_user_with_files_it_cannot_write(image, 
             with Client(f"localhost:{port}", connection=connection) as client:
                 assert client.explain(ROOT / "demonstration" / "pictures" / "harbour.jpg").label == "harbour"
         finally:
-            # bubblewrap passes no signals on: tini, its only child, gets it.
-            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-                for inner in Path(f"/proc/{child}/task/{child}/children").read_text().split() or [child]:
-                    os.kill(int(inner), signal.SIGTERM)
+            stop(process)
             output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output[-3000:]
     assert TOKEN not in output
@@ -104,3 +102,19 @@ def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
         except (urllib.error.URLError, OSError):
             assert time.monotonic() < deadline_s, "not ready in time"
         time.sleep(0.3)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Send SIGTERM to tini: bubblewrap, its parent's parent, passes no signals on."""
+    found = [process.pid]
+    for _ in range(2):
+        found = [int(child) for pid in found for child in children_of(pid)] or found
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def children_of(pid: int) -> list[str]:
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return []
