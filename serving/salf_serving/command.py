@@ -1,6 +1,7 @@
 """The command line and environment that run Triton."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from salf_serving.runtime import Runtime
 
 #: The name is shared with backends/onnxruntime/model.py, which runs inside Triton and imports nothing of ours.
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
+#: gRPC metadata that carries the key of a closed interface; Triton makes the name from "salf" below.
+CONTROL_HEADER = "triton-grpc-protocol-salf"
+_CLOSED = "shared-memory,trace,logging"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,7 @@ class ServerSettings:
         threads: threads of one inference, over what the models say; None leaves it to them.
         stop_timeout_s: how long running requests may take to finish when the server stops.
         server_id: what the server calls itself; tells it from another one that took the same port.
+        control_key: whoever sends it may load and unload models; None: nobody can, and the models are loaded once.
     """
 
     repository: Path
@@ -31,6 +36,7 @@ class ServerSettings:
     threads: int | None
     stop_timeout_s: int
     server_id: str
+    control_key: str | None = None
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -39,13 +45,24 @@ class ServerSettings:
 
 
 def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
-    """Triton's command line: gRPC and metrics on the loopback only, no HTTP, no start with a broken model."""
+    """Triton's command line: gRPC and metrics on the loopback only, no HTTP, no start with a broken model.
+
+    What reads or writes the server's insides (shared memory, traces, logs, loading of models) asks for a key. Triton
+    takes keys on its command line only, which other users of the host can read; without `control_key` the key is
+    thrown away, and nothing but the repository's index is open.
+    """
+    if settings.control_key is None:
+        control = ["--model-control-mode=none"]
+        restricted = f"{_CLOSED}:salf={secrets.token_hex(16)}"
+    else:
+        control = ["--model-control-mode=explicit", "--load-model=*"]
+        restricted = f"{_CLOSED},model-repository:salf={settings.control_key}"
     command = [
         str(runtime.tritonserver),
         f"--id={settings.server_id}",
         f"--model-repository={settings.repository}",
         f"--backend-directory={runtime.backends}",
-        "--model-control-mode=none",
+        *control,
         "--disable-auto-complete-config",
         "--exit-on-error=true",
         "--strict-readiness=true",
@@ -53,6 +70,7 @@ def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
         "--allow-http=false",
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={settings.grpc_port}",
+        f"--grpc-restricted-protocol={restricted}",
     ]
     # A backend in Python is known to Triton under its own name, not as "python".
     command += [

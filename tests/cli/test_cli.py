@@ -141,6 +141,15 @@ def test_a_repository_that_is_none_is_one_line(salf, tmp_path):
     assert "nowhere" in one_line(result)
 
 
+@pytest.mark.parametrize("text", [None, "adress = '0.0.0.0'", "address = '0.0.0.0'"])
+def test_wrong_settings_of_the_front_are_one_line(salf, tmp_path, text):
+    if text is not None:
+        (tmp_path / "front.toml").write_text(text)
+    result = salf("serve", tmp_path, "--front-settings", tmp_path / "front.toml")
+    assert result.exit_code == 1
+    assert "front.toml" in one_line(result)
+
+
 def test_a_checkpoint_that_is_none_is_one_line(salf, tmp_path):
     pytest.importorskip("torch")
     result = salf("export", tmp_path / "nowhere", "--repository", tmp_path / "repository", "--name", "x")

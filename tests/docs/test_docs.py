@@ -26,12 +26,17 @@ NOT_RUN = {
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
-    ("docs/operator.md", "pip install .", "installs packages"),
+    ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
     (
         "docs/operator.md",
         "python -m salf_serving.backend_files /opt/tritonserver/backends salf_encoded",
         "needs Triton's container",
+    ),
+    (
+        "docs/operator.md",
+        "salf serve model_repository --front-settings front.toml --port 8001 --status-port 8003 --metrics-port 8002",
+        "serves until it is stopped",
     ),
     ("docs/ml-engineer.md", "pip install '.[export]'", "installs packages"),
     ("docs/ml-engineer.md", "salf serve --install my_repository", "serves until it is stopped"),

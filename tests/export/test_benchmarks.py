@@ -92,3 +92,24 @@ def test_an_unknown_benchmark_is_an_error(tmp_path):
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nope"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "explain_cost" in done.stderr
+
+
+def test_under_overload_only_right_answers_in_time_are_good():
+    from tritonclient.grpc import service_pb2
+
+    from benchmarks.overload import DEADLINE_S, Question, Tally, _count_answer
+
+    question = Question(b"", np.array([1.0, 2.0], np.float32))
+
+    def answer(logits):
+        message = service_pb2.ModelInferResponse()
+        message.outputs.add().name = "bias"
+        message.outputs.add().name = "logits"
+        message.raw_output_contents.extend([b"", np.array(logits, np.float32).tobytes()])
+        return message.SerializeToString()
+
+    tally = Tally()
+    _count_answer(tally, question, answer([1.0, 2.0]), 0.1)
+    _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
+    _count_answer(tally, question, answer([2.0, 1.0]), 0.1)
+    assert (tally.good_s, tally.late, tally.wrong) == ([0.1], 1, 1)
