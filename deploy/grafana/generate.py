@@ -134,8 +134,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Ready",
                 "short",
-                (("up{job=\"salf\"} * on (job, instance) salf_ready", "{{instance}}"),
-                 ("salf_triton_up", "{{instance}} Triton")),
+                (
+                    ('up{job="salf"} * on (job, instance) salf_ready', "{{instance}}"),
+                    ("salf_triton_up", "{{instance}} Triton"),
+                ),
                 "1 while everything answers right.",
                 kind="stat",
             ),
@@ -157,9 +159,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (
                     ("sum by (process) (increase(salf_restarts_total[1h]))", "{{process}}"),
                     ("sum by (model) (increase(salf_worker_restarts_total[1h]))", "workers of {{model}}"),
-                    ("sum by (model, reason) (salf_refused_versions_total)", "{{model}} refused since the start: {{reason}}"),
+                    ("sum by (model, reason) (salf_refused_versions_total)", "{{model}} refused: {{reason}}"),
                     ("sum by (model) (increase(salf_repository_changes_total[1h]))", "changes of {{model}}"),
-                    ("sum by (result) (increase(salf_front_reloads_total[1h]))", "front's files read again: {{result}}"),
+                    ("sum by (result) (increase(salf_front_reloads_total[1h]))", "tokens, certificates: {{result}}"),
                 ),
             ),
             Panel(
@@ -175,7 +177,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
         ),
     ),
-)  # fmt: skip
+)
 
 
 def dashboard() -> dict[str, Any]:

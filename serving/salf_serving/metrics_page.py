@@ -44,7 +44,7 @@ def without_families(page: str, names: set[str]) -> str:
 def _triton_page(port: int, timeout_s: float) -> str | None:
     """Triton's metrics, or None if it does not give them in time."""
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=timeout_s) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=timeout_s) as answer:
             data: bytes = answer.read(_LARGEST_BYTES + 1)
     except (OSError, ValueError):
         return None

@@ -250,7 +250,9 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     lines += _location("/", ["return 404;"])
     for statuses, reason, code, message in _ANSWERS:
         headers = [request_id, f"add_header grpc-status {code} always;", f'add_header grpc-message "{message}" always;']
-        lines += _location(f"@answer_{statuses[0]}", ["set $salf_by front;", f"set $salf_reason {reason};", *headers, 'return 200 "";'])
+        lines += _location(
+            f"@answer_{statuses[0]}", ["set $salf_by front;", f"set $salf_reason {reason};", *headers, 'return 200 "";']
+        )
     return lines
 
 

@@ -72,7 +72,6 @@ class Status:
             "salf_front_refusals", "Requests that the front answered itself, by reason.", ["reason"], registry=registry
         )
         self.triton_up = Gauge("salf_triton_up", "1 if Triton gave its metrics to this page.", registry=registry)
-        # Series exist before their first event: Prometheus sees no increase in one that begins with 1.
         for process in ("triton", "front"):
             self.restarts.labels(process)
         for result in ("done", "refused"):
@@ -111,15 +110,17 @@ class Status:
             self.set_problem(f"model {model}", None)
             return
         self._version.labels(model).set(max(map(int, versions)))
-        self.worker_restarts.labels(model)
+        # Series exist before their first event: Prometheus sees no increase in one that begins with 1.
+        for counter in (self.worker_restarts, self.changes):
+            counter.labels(model)
+        for reason in ("wrong", "late"):
+            self.probe_failures.labels(model, reason)
         if any(versions.values()):
             self._loaded.labels(model).set_to_current_time()
 
 
 @contextmanager
-def status_endpoint(
-    status: Status, *, address: str, port: int, metrics: Callable[[float], bytes]
-) -> Iterator[int]:
+def status_endpoint(status: Status, *, address: str, port: int, metrics: Callable[[float], bytes]) -> Iterator[int]:
     """Answer /healthz, /readyz and /metrics while a block runs; yields the port.
 
     Args:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import pytest
 from encoded_requests import Endpoint, Failure
@@ -47,7 +48,7 @@ class Traffic:
             endpoint.ask(b"rubbish" if number % 20 == 19 else self.picture, target=HARBOUR, timeout_s=5)
         endpoint.channel.close()
 
-    def __enter__(self) -> "Traffic":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -112,8 +113,9 @@ def test_a_healthy_server_is_scraped_whole_and_fires_nothing(prometheus, served)
     for group in prometheus.ask("rules")["groups"]:
         for rule in group["rules"]:
             assert rule["health"] == "ok", rule
-    for metric in ("salf_ready == 1", "salf_triton_up == 1", "nv_inference_count", "salf_explanations_total",
-                   'salf_front_requests_total{call="ModelInfer"}', 'salf_probe_seconds_count{model="scenes"}'):  # fmt: skip
+    scraped = ("salf_ready == 1", "salf_triton_up == 1", "nv_inference_count", "salf_explanations_total",
+               'salf_front_requests_total{call="ModelInfer"}', 'salf_probe_seconds_count{model="scenes"}')  # fmt: skip
+    for metric in scraped:
         assert prometheus.now(metric), metric
     (share,) = prometheus.now('concept:salf_top_concepts:share_1h{class="harbour"}')
     assert float(share["value"][1]) == 1, "the same picture has the same explanation, and probes do not count"
