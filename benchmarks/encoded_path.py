@@ -43,7 +43,8 @@ from salf_contract import (
 from salf_export.backbone_graph import backbone_graph
 from salf_export.folding import graph_head, linear_head
 from salf_export.graphs import explain_graph
-from salf_export.repository import ModelFolder, publish
+from salf_export.publishing import publish
+from salf_export.repository import ModelFolder
 from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
 from salf_serving import ServingError, free_port, launch
 from salf_training.backbone import BackboneSettings, build_backbone, feature_shape
@@ -144,7 +145,7 @@ class InProcess:
         return prepare(decode_picture(file), self._preparation).pixels
 
 
-def check_answers(ask: grpc.UnaryUnaryMultiCallable, local: InProcess, files: Sequence[bytes]) -> None:
+def check_answers(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], local: InProcess, files: Sequence[bytes]) -> None:
     """Both must say the same before their speed is worth anything.
 
     Raises:
@@ -181,10 +182,10 @@ def request(file: bytes) -> bytes:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+def connected(address: str) -> Iterator[grpc.UnaryUnaryMultiCallable[bytes, bytes]]:
     """A call that takes and gives serialised messages."""
     with grpc.insecure_channel(address) as channel:
-        yield channel.unary_unary(_METHOD)
+        yield channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)
 
 
 @contextmanager
@@ -263,12 +264,14 @@ def jpegs(count: int) -> list[bytes]:
     return files
 
 
-def _ask_all(callers: ThreadPoolExecutor, ask: grpc.UnaryUnaryMultiCallable, requests: Sequence[bytes]) -> int:
+def _ask_all(
+    callers: ThreadPoolExecutor, ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], requests: Sequence[bytes]
+) -> int:
     """Send all requests, `CONCURRENCY` at a time; returns the bytes of their answers."""
     return sum(len(answer) for answer in callers.map(ask, requests))
 
 
-def time_once(ask: grpc.UnaryUnaryMultiCallable, message: bytes) -> float:
+def time_once(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], message: bytes) -> float:
     """Seconds of one request."""
     start = time.perf_counter()
     ask(message)

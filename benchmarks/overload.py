@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -129,7 +131,9 @@ def _round(address: str, pid: int, questions: list[Question], best_s: float, ove
     }
 
 
-def _ask_steadily(calls: list[grpc.UnaryUnaryMultiCallable], questions: list[Question], *, seconds: float) -> Tally:
+def _ask_steadily(
+    calls: list[grpc.UnaryUnaryMultiCallable[bytes, bytes]], questions: list[Question], *, seconds: float
+) -> Tally:
     """Keep as many requests in flight as the front lets through."""
     tally, lock = Tally(), threading.Lock()
     end_s = time.monotonic() + seconds
@@ -156,15 +160,15 @@ def _ask_steadily(calls: list[grpc.UnaryUnaryMultiCallable], questions: list[Que
 
 
 def _offer(
-    calls: list[grpc.UnaryUnaryMultiCallable], questions: list[Question], *, rate: float, seconds: float
+    calls: list[grpc.UnaryUnaryMultiCallable[bytes, bytes]], questions: list[Question], *, rate: float, seconds: float
 ) -> tuple[Tally, float]:
     """Start requests at a rate, whatever becomes of the earlier ones; returns what became of them, and the seconds."""
     tally, lock = Tally(), threading.Lock()
     waiting = threading.Semaphore(0)
 
-    def done(call: grpc.Future, question: Question, started_s: float) -> None:
+    def done(call: grpc.Future[bytes], *, question: Question, started_s: float) -> None:
         took_s = time.monotonic() - started_s
-        error = call.exception()
+        error = cast("grpc.RpcError | None", call.exception())
         with lock:
             if error is None:
                 _count_answer(tally, question, call.result(), took_s)
@@ -179,9 +183,7 @@ def _offer(
             question = questions[tally.started % len(questions)]
             started_s = time.monotonic()
             call = calls[tally.started % len(calls)].future(question.request, timeout=DEADLINE_S)
-            call.add_done_callback(
-                lambda future, question=question, started_s=started_s: done(future, question, started_s)
-            )
+            call.add_done_callback(partial(done, question=question, started_s=started_s))
             tally.started += 1
         time.sleep(0.002)
     took_s = time.monotonic() - begun_s
@@ -224,11 +226,13 @@ def _questions(folder: Path, name: str, backbone: str) -> list[Question]:
 
 
 @contextmanager
-def _channels(address: str) -> Iterator[list[grpc.UnaryUnaryMultiCallable]]:
+def _channels(address: str) -> Iterator[list[grpc.UnaryUnaryMultiCallable[bytes, bytes]]]:
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(address, options=options) for _ in range(_CHANNELS)]
     try:
-        yield [channel.unary_unary(_METHOD) for channel in channels]
+        yield [
+            channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels
+        ]
     finally:
         for channel in channels:
             channel.close()

@@ -43,6 +43,9 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one inference; the models say by default.")
     ] = None,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let clients of this host hand pictures over in /dev/shm; no --front.")
+    ] = False,
 ) -> None:
     """Serve models with Triton, until Ctrl-C.
 
@@ -50,6 +53,8 @@ def serve(
     """
     if repository is None and not install:
         raise UsageFailure("salf serve needs a model repository, such as: salf serve model_repository")
+    if shared_memory and (front or front_settings):
+        raise UsageFailure("--shared-memory is for clients that ask Triton itself: leave it or --front out")
     if install:
         _install()
     if repository is not None:
@@ -64,6 +69,7 @@ def serve(
                 log_file=log_file,
                 startup_timeout_s=startup_timeout,
                 threads=threads,
+                shared_memory=shared_memory,
             ),
             front=read_front_settings(front_settings) if front_settings else FrontSettings() if front else None,
             status_port=status_port,

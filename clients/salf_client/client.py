@@ -1,46 +1,42 @@
-"""The client: pictures in, explanations out."""
+"""The clients: pictures in, explanations out. Each call is written once, in `salf_client.calls`."""
 
-import difflib
-import operator
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from salf_client import calls
+from salf_client.connection import Connection
+from salf_client.errors import InvalidAddressError
+from salf_client.observing import Observer, Several
+from salf_client.pictures import Picture
+from salf_client.retrying import Retry
+from salf_client.session import Session
+from salf_client.steps import awaiting, blocking
+from salf_client.streaming import DEFAULT_IN_FLIGHT, Outcome, check_in_flight, stream, stream_async
+from salf_client.transport import AnyTransport, AsyncTransport, Transport
 
-from salf_client.answers import ANSWER_TENSORS, answered_contract_id, read_answer
-from salf_client.deadline import Deadline
-from salf_client.errors import (
-    ClientError,
-    ContractMismatchError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    TopOutOfRangeError,
-    UnknownClassError,
-)
-from salf_client.explanation import Explanation
-from salf_client.models import ModelInfo, ServedModel, find_model, find_models
-from salf_client.pictures import Picture, Source, copy_for_drawing, prepare_source, read_picture
-from salf_client.transport import Transport
-from salf_contract import PREDICTED_CLASS, Metadata
-
-#: How many concepts an explanation shows unless told otherwise.
-DEFAULT_TOP = 5
+T = TypeVar("T")
 
 
 class Client:
-    """Asks one server's model for explanations; threads may share it.
+    """Asks a model for explanations; threads may share it.
 
     Args:
-        url: `host:port` of Triton's gRPC endpoint. Connecting waits for the first call.
+        url: `host:port` of Triton's gRPC endpoint or of the front before it, or several of them that serve the same
+            model. Connecting waits for the first call.
         model: name of the model to ask; None asks the only one that the server has.
-        timeout_s: limit for each call of a method, all its steps together.
-        transport: stands in for the network; `url` is not used then.
+        timeout_s: limit for each call of a method, all its steps and retries together.
+        connection: encryption, token, sizes, compression, shared memory.
+        retry: how often requests are repeated; `Retry(attempts=1)` never does.
+        observers: hear of each call, see `salf_client.telemetry`.
+        sends_encoded: whether JPEG, PNG and WebP bytes go to the server as they are, where it takes them; otherwise,
+            and for everything else, pictures are prepared here.
+        transport: stands in for the network, or several of them; `url` and `connection` are not used then.
 
     Raises:
         InvalidAddressError: `url` is no `host:port`.
+        InvalidConnectionError: certificates cannot be read, or a token would travel in the clear.
 
     Example:
         >>> with Client("localhost:8001") as client:  # doctest: +SKIP
@@ -49,82 +45,57 @@ class Client:
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str | Sequence[str] = "localhost:8001",
         *,
         model: str | None = None,
         timeout_s: float = 30.0,
-        transport: Transport | None = None,
+        connection: Connection | None = None,
+        retry: Retry | None = None,
+        observers: Sequence[Observer] = (),
+        sends_encoded: bool = True,
+        transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, but it is {timeout_s}")
-        self._transport = transport or _grpc_transport(url)
-        self._model = model
-        self._timeout_s = timeout_s
-        self._served: ServedModel | None = None
+        self._transports: Sequence[Transport] = _listed(transport, url, partial(_grpc_transport, connection=connection))
+        self._session = _session(self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded)
 
-    def explain(self, image: Picture, *, top: int | None = None, target: str | int | None = None) -> Explanation:
-        """Predict a picture's class and say why.
+    explain = blocking(calls.explain)
+    concept_maps = blocking(calls.concept_maps)
+    region = blocking(calls.region)
+    what_if = blocking(calls.what_if)
+    rules = blocking(calls.rules)
+    model = blocking(calls.model)
+    models = blocking(calls.models)
+    health = blocking(calls.health)
+    is_ready = blocking(calls.is_ready)
 
-        In steady state this is exactly one inference call.
+    def explain_many(
+        self,
+        images: Iterable[Picture],
+        *,
+        top: int | None = None,
+        target: str | int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        ordered: bool = True,
+        timeout_s: float | None = None,
+    ) -> Iterator[Outcome]:
+        """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
 
         Args:
-            image: a path, encoded bytes, a Pillow picture, or UINT8 [H,W,3] (RGB) or [H,W] (grey), any size.
-            top: how many concepts to show, 1..n of the model; None shows 5, or n if that is less.
-            target: the class to explain, by name or index; None explains the predicted one.
-
-        Raises:
-            InvalidPictureError: the picture cannot be read.
-            TopOutOfRangeError: `top` is not in 1..n.
-            UnknownClassError: `target` is no class of the model.
-            ModelNotFoundError: the model is not served.
-            ModelNotChosenError: the server has several models, and the client was given no name.
-            ServerUnavailableError: no server answers.
-            ServerNotReadyError: the server or the model is still loading, or did not load.
-            DeadlineExceededError: no answer in time.
-            ServerFailedError: the server failed in a way of its own.
-            ContractMismatchError: the answer does not fit the model's metadata.
+            images: any iterable of pictures; read no further than the window reaches.
+            top: as for `explain`.
+            target: as for `explain`.
+            in_flight: at most so many requests at a time.
+            ordered: whether outcomes come in the order of the pictures, or as they finish.
+            timeout_s: seconds for each picture.
         """
-        deadline = Deadline.after(self._timeout_s)
-        source = read_picture(image)
-        served = self._served or self._look_up(deadline)
-        try:
-            explanation = self._ask(served, source, top=top, target=target, deadline=deadline)
-        except (InvalidRequestError, ModelNotFoundError):
-            # The server may have changed: a new version wants another input size, or the model is gone and the
-            # look-up says what there is instead. Ask again if there is a new version, and only then.
-            fresh = self._look_up(deadline)
-            if fresh.current.contract_id == served.current.contract_id:
-                raise
-            explanation = self._ask(fresh, source, top=top, target=target, deadline=deadline)
-        if explanation is None:
-            # Another version answered, for which this request was not prepared.
-            explanation = self._ask(self._served or served, source, top=top, target=target, deadline=deadline)
-        if explanation is None:
-            raise ContractMismatchError(
-                f"the versions of model '{served.name}' at {self._transport.address} keep changing; try again, "
-                f"or see whether several servers with different models share this address"
-            )
-        return explanation
-
-    def models(self) -> tuple[ModelInfo, ...]:
-        """The explain models that are ready, by name.
-
-        Raises:
-            ClientError: the server cannot be asked, or a model's metadata cannot be read.
-        """
-        deadline = Deadline.after(self._timeout_s)
-        return tuple(model.info() for model in find_models(self._transport, deadline=deadline))
-
-    def is_ready(self) -> bool:
-        """Whether the server, and the model if the client has a name for it, answers inferences."""
-        try:
-            return self._transport.is_ready(self._model, timeout_s=self._timeout_s)
-        except ClientError:
-            return False
+        check_in_flight(in_flight)
+        explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
+        return stream(explain, images, in_flight=in_flight, ordered=ordered)
 
     def close(self) -> None:
-        """Give back the connection; a second call does nothing."""
-        self._transport.close()
+        """Give back the connections; a second call does nothing."""
+        for transport in self._transports:
+            transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -134,107 +105,109 @@ class Client:
     ) -> None:
         self.close()
 
-    def _look_up(self, deadline: Deadline) -> ServedModel:
-        earlier = self._served
-        fresh = find_model(self._transport, self._model, deadline=deadline)
-        if earlier is not None and earlier.name == fresh.name:
-            fresh = fresh.knowing(earlier)
-        self._served = fresh
-        return fresh
 
-    def _ask(
-        self, served: ServedModel, source: Source, *, top: int | None, target: str | int | None, deadline: Deadline
-    ) -> Explanation | None:
-        """One inference; None if a version answered that the request does not suit."""
-        metadata = served.current
-        shown = _checked_top(top, metadata)
-        class_index = None if target is None else _class_index(target, metadata)
-        prepared = prepare_source(source, metadata.preparation)
-        inputs: Mapping[str, NDArray[Any]] = {
-            "image": prepared.pixels[np.newaxis],
-            "target": np.array([[PREDICTED_CLASS if class_index is None else class_index]], dtype=np.int32),
-        }
-        started_s = time.perf_counter()
-        tensors = self._transport.infer(served.name, inputs, ANSWER_TENSORS, timeout_s=deadline.remaining_s())
-        latency_ms = (time.perf_counter() - started_s) * 1e3
-        answered = self._document_of(answered_contract_id(tensors), served, deadline=deadline)
-        if not _suits(metadata, answered, class_index=class_index, top=shown):
-            return None
-        return read_answer(
-            tensors,
-            answered,
-            model=served.name,
-            asked_target=class_index,
-            top=shown,
-            prepared=prepared,
-            picture=copy_for_drawing(source),
-            latency_ms=latency_ms,
-        )
+class AsyncClient:
+    """Asks a model for explanations from an event loop; tasks of one loop may share it.
 
-    def _document_of(self, contract_id: str, served: ServedModel, *, deadline: Deadline) -> Metadata:
-        """The document with this id; what the server has is looked up once more if it is a new one."""
-        if contract_id == served.current.contract_id:
-            return served.current
-        if contract_id not in served.documents:
-            served = self._look_up(deadline)
-        document = served.documents.get(contract_id)
-        if document is None:
-            raise ContractMismatchError(
-                f"model '{served.name}' at {self._transport.address} answered with contract id {contract_id}, which "
-                f"its metadata does not describe; export it again, and let the server load the new config.pbtxt"
-            )
-        # The version that answers is the one to prepare the next picture by.
-        self._served = served.answered_by(document)
-        return document
+    Takes the same arguments as `Client`, and has the same methods, to be awaited.
+
+    Example:
+        >>> async with AsyncClient("localhost:8001") as client:  # doctest: +SKIP
+        ...     print(await client.explain("boat.jpg"))
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] = "localhost:8001",
+        *,
+        model: str | None = None,
+        timeout_s: float = 30.0,
+        connection: Connection | None = None,
+        retry: Retry | None = None,
+        observers: Sequence[Observer] = (),
+        sends_encoded: bool = True,
+        transport: AsyncTransport | Sequence[AsyncTransport] | None = None,
+    ) -> None:
+        make = partial(_async_grpc_transport, connection=connection)
+        self._transports: Sequence[AsyncTransport] = _listed(transport, url, make)
+        self._session = _session(self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded)
+
+    explain = awaiting(calls.explain)
+    concept_maps = awaiting(calls.concept_maps)
+    region = awaiting(calls.region)
+    what_if = awaiting(calls.what_if)
+    rules = awaiting(calls.rules)
+    model = awaiting(calls.model)
+    models = awaiting(calls.models)
+    health = awaiting(calls.health)
+    is_ready = awaiting(calls.is_ready)
+
+    def explain_many(
+        self,
+        images: Iterable[Picture] | AsyncIterable[Picture],
+        *,
+        top: int | None = None,
+        target: str | int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        ordered: bool = True,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """Explain pictures as a stream; see `Client.explain_many`. `images` may be an asynchronous iterable."""
+        check_in_flight(in_flight)
+        explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
+        return stream_async(explain, images, in_flight=in_flight, ordered=ordered)
+
+    async def close(self) -> None:
+        """Give back the connections; a second call does nothing."""
+        for transport in self._transports:
+            await transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
-def _suits(prepared_by: Metadata, answered_by: Metadata, *, class_index: int | None, top: int) -> bool:
-    """Whether a request made for one document means the same under another."""
-    if prepared_by is answered_by:
-        return True
-    return (
-        prepared_by.preparation == answered_by.preparation
-        and top <= answered_by.top
-        and (class_index is None or prepared_by.classes[class_index] == _name_at(answered_by.classes, class_index))
+def _listed(given: T | Sequence[T] | None, url: str | Sequence[str], make: Callable[[str], T]) -> Sequence[T]:
+    """The transports: those given, or one for each address."""
+    if given is None:
+        addresses = [url] if isinstance(url, str) else list(url)
+        if not addresses:
+            raise InvalidAddressError("no address was given; expected host:port, such as localhost:8001")
+        return [make(address) for address in addresses]
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
+def _session(
+    transports: Sequence[AnyTransport],
+    model: str | None,
+    timeout_s: float,
+    retry: Retry | None,
+    observers: Sequence[Observer],
+    *,
+    sends_encoded: bool,
+) -> Session:
+    observer = None if not observers else observers[0] if len(observers) == 1 else Several(*observers)
+    return Session(
+        transports,
+        model=model,
+        timeout_s=timeout_s,
+        retry=retry or Retry(),
+        observer=observer,
+        sends_encoded=sends_encoded,
     )
 
 
-def _name_at(names: tuple[str, ...], index: int) -> str | None:
-    return names[index] if index < len(names) else None
-
-
-def _checked_top(top: int | None, metadata: Metadata) -> int:
-    if top is None:
-        return min(DEFAULT_TOP, metadata.top)
-    if not 1 <= top <= metadata.top:
-        raise TopOutOfRangeError(
-            f"top={top}, but answers of model '{metadata.name}' hold 1 to {metadata.top} concepts; "
-            f"ask for one of those, or export the model with more slots"
-        )
-    return operator.index(top)
-
-
-def _class_index(target: str | SupportsIndex, metadata: Metadata) -> int:
-    classes = metadata.classes
-    if isinstance(target, str):
-        if target in classes:
-            return classes.index(target)
-        close = difflib.get_close_matches(target, classes, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"its classes are {_listed(classes)}"
-        raise UnknownClassError(f"model '{metadata.name}' has no class '{target}'; {hint}")
-    index = operator.index(target)
-    if not 0 <= index < len(classes):
-        raise UnknownClassError(
-            f"model '{metadata.name}' has no class {index}; indices go from 0 to {len(classes) - 1}: {_listed(classes)}"
-        )
-    return index
-
-
-def _listed(names: tuple[str, ...], limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _grpc_transport(url: str) -> Transport:
+def _grpc_transport(address: str, *, connection: Connection | None) -> Transport:
     from salf_client.grpc_transport import GrpcTransport  # 0.2 s of imports that other transports do not need
 
-    return GrpcTransport(url)
+    return GrpcTransport(address, connection)
+
+
+def _async_grpc_transport(address: str, *, connection: Connection | None) -> AsyncTransport:
+    from salf_client.grpc_aio_transport import AsyncGrpcTransport
+
+    return AsyncGrpcTransport(address, connection)

@@ -29,9 +29,13 @@ class Deadline:
         Raises:
             DeadlineExceededError: none are left.
         """
-        remaining = self.ends_at_s - time.monotonic()
+        remaining = self.left_s()
         if remaining <= 0:
             raise DeadlineExceededError(
                 f"no time left of the {self.timeout_s:g} s allowed; give the client a larger timeout_s"
             )
         return remaining
+
+    def left_s(self) -> float:
+        """Seconds left; negative if it is over."""
+        return self.ends_at_s - time.monotonic()

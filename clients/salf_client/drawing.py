@@ -10,7 +10,7 @@ from PIL import Image
 
 from salf_client.errors import PlotUnavailableError
 from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap
-from salf_client.pictures import Picture, read_picture
+from salf_client.pictures import Picture, Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def draw(explanation: "Explanation", *, image: Picture | None = None, path: str 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotUnavailableError("plots need matplotlib; install it with: pip install 'salf[plot]'") from error
-    picture = explanation.picture if image is None else read_picture(image).rgb
+    picture = explanation.picture if image is None else Source(image).rgb
     present = [concept for concept in explanation.concepts if concept.present][:_MAX_MAPS]
 
     lines = len(explanation.concepts) + 2

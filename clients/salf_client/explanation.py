@@ -1,5 +1,6 @@
 """What an explained prediction looks like to its reader."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salf_client.errors import AbsentConceptError
-from salf_client.pictures import Picture
+from salf_client.pictures import KeptPicture, Picture
 from salf_contract import place_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from salf_client.comparing import Comparison
 
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
@@ -60,10 +63,8 @@ class Explanation:
     Attributes:
         label: the predicted class.
         label_index: its index.
-        predicted_probability: softmax of the logits at the predicted class, 0..1.
         target: the class that is explained; the predicted one unless another was asked for.
         target_index: its index.
-        probability: softmax of the logits at the explained class, 0..1.
         concepts: the strongest evidence, by falling |contribution|.
         rest_contribution: sum of the contributions of all concepts not shown, in logit units.
         bias: of the explained class, in logit units.
@@ -75,15 +76,13 @@ class Explanation:
         source_size: (width, height) of the source picture in pixels, upright.
         crop_box: (left, top, right, bottom) in source pixels: the part that the model saw.
         latency_ms: from sending the request to having the answer.
-        picture: the source in RGB for drawing, at no more than 512 pixels a side.
+        kept: what `picture` is made of.
     """
 
     label: str
     label_index: int
-    predicted_probability: float
     target: str
     target_index: int
-    probability: float
     concepts: tuple[ConceptEvidence, ...]
     rest_contribution: float
     bias: float
@@ -95,7 +94,26 @@ class Explanation:
     source_size: tuple[int, int]
     crop_box: tuple[float, float, float, float]
     latency_ms: float = field(compare=False)
-    picture: Image.Image = field(repr=False, compare=False)
+    kept: KeptPicture = field(repr=False, compare=False)
+
+    @property
+    def picture(self) -> Image.Image:
+        """The source in RGB for drawing, at no more than 512 pixels a side; decoded when first asked for.
+
+        Raises:
+            InvalidPictureError: the explanation was stored without its picture.
+        """
+        return self.kept.get()
+
+    @property
+    def predicted_probability(self) -> float:
+        """Softmax of the logits at the predicted class, 0..1."""
+        return _softmax_at(self.logits, self.label_index)
+
+    @property
+    def probability(self) -> float:
+        """Softmax of the logits at the explained class, 0..1."""
+        return _softmax_at(self.logits, self.target_index)
 
     @property
     def logit(self) -> float:
@@ -135,6 +153,10 @@ class Explanation:
                 f"'{evidence.name}' is absent (score {evidence.score:.2f}), so its map shows no place; "
                 f"pass allow_absent=True to see the map all the same"
             )
+        if evidence.map.size == 0:
+            raise AbsentConceptError(
+                f"this explanation was stored without maps, and so without one of '{evidence.name}'"
+            )
         return place_map(evidence.map, source_size=self.source_size, crop_box=self.crop_box)
 
     def plot(self, image: Picture | None = None, path: str | Path | None = None) -> "Figure":
@@ -155,32 +177,43 @@ class Explanation:
 
         return draw(self, image=image, path=path)
 
-    def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
-        """The explanation as plain values that `json.dumps` takes.
+    def compare(self, later: "Explanation") -> "Comparison":
+        """How another explanation differs from this one.
+
+        Two classes of one picture: "why A and not B". One class, answered by two versions: "what changed".
+
+        Raises:
+            NotComparableError: neither the class nor the picture's size is the same.
+        """
+        from salf_client.comparing import compare
+
+        return compare(self, later)
+
+    def to_dict(self, *, maps: bool = False, picture: bool = False) -> dict[str, Any]:
+        """Plain values for JSON.
 
         Args:
-            maps: also give each concept's map, [h][w].
+            maps: whether to keep the concepts' maps.
+            picture: whether to keep the picture, at no more than 512 pixels a side, as a JPEG in base64.
         """
-        return {
-            "model": self.model,
-            "version": self.version,
-            "contract_id": self.contract_id,
-            "label": self.label,
-            "label_index": self.label_index,
-            "predicted_probability": self.predicted_probability,
-            "target": self.target,
-            "target_index": self.target_index,
-            "probability": self.probability,
-            "logit": self.logit,
-            "bias": self.bias,
-            "rest_contribution": self.rest_contribution,
-            "coverage": self.coverage,
-            "concepts": [_concept_to_dict(concept, maps=maps) for concept in self.concepts],
-            "logits": self.logits.tolist(),
-            "source_size": list(self.source_size),
-            "crop_box": list(self.crop_box),
-            "latency_ms": self.latency_ms,
-        }
+        from salf_client.storing import to_plain
+
+        return to_plain(self, maps=maps, picture=picture)
+
+    def to_json(self, *, maps: bool = True, picture: bool = False) -> str:
+        """One JSON document that `from_json` reads; see `to_dict`."""
+        return json.dumps(self.to_dict(maps=maps, picture=picture))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Explanation":
+        """Read what `to_json` wrote.
+
+        Raises:
+            StoredExplanationError: no JSON, no explanation, or one of a later salf.
+        """
+        from salf_client.storing import from_json
+
+        return from_json(text)
 
     def __str__(self) -> str:
         lines = [f"{self.label} {self.predicted_probability:.1%}  ({self.model} version {self.version})"]
@@ -200,14 +233,6 @@ class Explanation:
         return explanation_html(self)
 
 
-def _concept_to_dict(concept: ConceptEvidence, *, maps: bool) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "name": concept.name,
-        "index": concept.index,
-        "contribution": concept.contribution,
-        "score": concept.score,
-        "present": concept.present,
-        "speaks_for": concept.speaks_for,
-        "wording": concept.wording,
-    }
-    return {**plain, "map": concept.map.tolist()} if maps else plain
+def _softmax_at(logits: NDArray[np.float32], index: int) -> float:
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return float(powers[index] / powers.sum())

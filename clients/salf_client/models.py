@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from salf_client.deadline import Deadline
 from salf_client.errors import (
+    CompanionNotFoundError,
     ContractMismatchError,
     ModelNotChosenError,
     ModelNotFoundError,
     ServerNotReadyError,
 )
-from salf_client.transport import IndexEntry, ModelConfig, Transport
+from salf_client.steps import Steps
+from salf_client.transport import IndexEntry, ModelConfig
 from salf_contract import EXPLAIN_OUTPUTS, Metadata, MetadataError, metadata_in_parameters
 
 _EXPLAIN_OUTPUT_NAMES = frozenset(spec.name for spec in EXPLAIN_OUTPUTS)
@@ -57,6 +59,7 @@ class ServedModel:
         versions: versions that are ready, rising.
         documents: contract id -> metadata, of every version seen so far.
         current: the document to prepare requests by.
+        neighbours: names of all models that are ready on the server.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ServedModel:
     versions: tuple[int, ...]
     documents: Mapping[str, Metadata]
     current: Metadata
+    neighbours: frozenset[str] = frozenset()
 
     def knowing(self, earlier: "ServedModel") -> "ServedModel":
         """This state, still able to read answers of versions that were known before."""
@@ -72,6 +76,25 @@ class ServedModel:
     def answered_by(self, document: Metadata) -> "ServedModel":
         """This state, with requests prepared by the document of the version that answers."""
         return replace(self, current=document)
+
+    def companion(self, pattern: str, *, question: str, address: str) -> str:
+        """Name of the graph beside this model that answers other questions.
+
+        Args:
+            pattern: of its name, with {name}.
+            question: that it answers, for the message.
+            address: of the server, for the message.
+
+        Raises:
+            CompanionNotFoundError: the server does not have it.
+        """
+        name = pattern.format(name=self.name)
+        if name not in self.neighbours:
+            raise CompanionNotFoundError(
+                f"{address} serves '{self.name}', but not '{name}', which answers {question}; "
+                f"export the model again with this salf, or let the server load it"
+            )
+        return name
 
     def info(self) -> ModelInfo:
         """The public view of this model."""
@@ -91,13 +114,29 @@ class ServedModel:
         )
 
 
-def find_model(transport: Transport, name: str | None, *, deadline: Deadline) -> ServedModel:
+class Asks(Protocol):
+    """Sends requests to one endpoint after another until one answers; a session, for one call."""
+
+    @property
+    def address(self) -> str:
+        """Of the endpoint or endpoints, for messages."""
+        ...
+
+    def index(self) -> Steps[tuple[IndexEntry, ...]]:
+        """The repository index."""
+        ...
+
+    def config(self, model: str) -> Steps[ModelConfig]:
+        """A model's configuration."""
+        ...
+
+
+def find_model(asks: Asks, name: str | None) -> Steps[ServedModel]:
     """Look a model up on the server.
 
     Args:
-        transport: the server.
+        asks: sends requests.
         name: of the model; None takes the only one there is.
-        deadline: for all calls together.
 
     Raises:
         ModelNotFoundError: no such model, or none that salf exported.
@@ -105,61 +144,57 @@ def find_model(transport: Transport, name: str | None, *, deadline: Deadline) ->
         ServerNotReadyError: the model exists, but no version of it is ready.
         ContractMismatchError: its metadata is missing or cannot be read.
     """
-    index = transport.repository_index(timeout_s=deadline.remaining_s())
+    index = yield from asks.index()
     if name is None:
-        return _only_model(transport, index, deadline=deadline)
+        return (yield from _only_model(asks, index))
     entries = [entry for entry in index if entry.model == name]
     if not entries:
-        models = find_models(transport, index, deadline=deadline)
-        raise ModelNotFoundError(f"{transport.address} serves no model '{name}'; {_names_of(models)}")
+        models = yield from find_models(asks, index)
+        raise ModelNotFoundError(f"{asks.address} serves no model '{name}'; {_names_of(models)}")
     if not any(entry.ready for entry in entries):
         reasons = "; ".join(sorted({entry.reason for entry in entries if entry.reason})) or "it is not loaded"
         raise ServerNotReadyError(
-            f"model '{name}' at {transport.address} is not ready ({reasons}); wait until it has loaded, "
+            f"model '{name}' at {asks.address} is not ready ({reasons}); wait until it has loaded, "
             f"or see the server's log"
         )
-    config = transport.model_config(name, timeout_s=deadline.remaining_s())
+    config = yield from asks.config(name)
     if not _is_explain_model(config):
-        models = find_models(transport, index, deadline=deadline)
-        raise ModelNotFoundError(f"'{name}' at {transport.address} is no salf explain model; {_names_of(models)}")
-    return _served_model(config, entries)
+        models = yield from find_models(asks, index)
+        raise ModelNotFoundError(f"'{name}' at {asks.address} is no salf explain model; {_names_of(models)}")
+    return _served_model(config, index)
 
 
-def find_models(
-    transport: Transport, index: Iterable[IndexEntry] | None = None, *, deadline: Deadline
-) -> tuple[ServedModel, ...]:
+def find_models(asks: Asks, index: Iterable[IndexEntry] | None = None) -> Steps[tuple[ServedModel, ...]]:
     """All explain models that are ready, by name.
 
     Args:
-        transport: the server.
-        index: its repository index, if it is at hand.
-        deadline: for all calls together.
+        asks: sends requests.
+        index: the repository index, if it is at hand.
     """
-    entries = tuple(transport.repository_index(timeout_s=deadline.remaining_s()) if index is None else index)
-    ready = sorted({entry.model for entry in entries if entry.ready})
-    configs = [transport.model_config(name, timeout_s=deadline.remaining_s()) for name in ready]
-    return tuple(
-        _served_model(config, [entry for entry in entries if entry.model == config.name])
-        for config in configs
-        if _is_explain_model(config)
-    )
+    entries = tuple((yield from asks.index()) if index is None else index)
+    models = []
+    for name in sorted({entry.model for entry in entries if entry.ready}):
+        config = yield from asks.config(name)
+        if _is_explain_model(config):
+            models.append(_served_model(config, entries))
+    return tuple(models)
 
 
-def _only_model(transport: Transport, index: Iterable[IndexEntry], *, deadline: Deadline) -> ServedModel:
+def _only_model(asks: Asks, index: Iterable[IndexEntry]) -> Steps[ServedModel]:
     entries = tuple(index)
-    models = find_models(transport, entries, deadline=deadline)
+    models = yield from find_models(asks, entries)
     if len(models) == 1:
         return models[0]
     if models:
         raise ModelNotChosenError(
-            f"{transport.address} serves several models; say which one with model=...: "
+            f"{asks.address} serves several models; say which one with model=...: "
             f"{', '.join(model.name for model in models)}"
         )
     if any(not entry.ready for entry in entries):
         waiting = "; ".join(sorted({f"{entry.model}: {entry.reason}" for entry in entries if not entry.ready}))
-        raise ServerNotReadyError(f"no model is ready at {transport.address} ({waiting}); see the server's log")
+        raise ServerNotReadyError(f"no model is ready at {asks.address} ({waiting}); see the server's log")
     raise ModelNotFoundError(
-        f"{transport.address} serves no model that salf exported; put one into its repository with `salf export`"
+        f"{asks.address} serves no model that salf exported; put one into its repository with `salf export`"
     )
 
 
@@ -168,12 +203,13 @@ def _is_explain_model(config: ModelConfig) -> bool:
     return set(config.outputs) >= _EXPLAIN_OUTPUT_NAMES and config.parameters.get("salf_role", "explain") == "explain"
 
 
-def _served_model(config: ModelConfig, entries: Iterable[IndexEntry]) -> ServedModel:
+def _served_model(config: ModelConfig, index: Iterable[IndexEntry]) -> ServedModel:
+    entries = [entry for entry in index if entry.ready]
     try:
         documents = metadata_in_parameters(config.parameters)
     except MetadataError as error:
         raise ContractMismatchError(f"model '{config.name}': {error}") from error
-    versions = sorted(entry.version for entry in entries if entry.ready and entry.version is not None)
+    versions = sorted(entry.version for entry in entries if entry.model == config.name and entry.version is not None)
     described = [version for version in versions if version in documents]
     if not described:
         raise ContractMismatchError(
@@ -186,6 +222,7 @@ def _served_model(config: ModelConfig, entries: Iterable[IndexEntry]) -> ServedM
         versions=tuple(versions),
         documents={document.contract_id: document for document in documents.values()},
         current=documents[described[-1]],
+        neighbours=frozenset(entry.model for entry in entries),
     )
 
 

@@ -1,14 +1,17 @@
-"""The seam to the network: what the client asks of a server, and nothing about how it travels.
+"""The seam to the network: what the client asks of one server, and nothing about how it travels.
 
 Anything with these methods can stand in for a server, for instance in tests. A transport raises the errors of
-`salf_client.errors` and no others; arrays keep their batch axis of 1.
+`salf_client.errors` and no others; arrays keep their batch axis of 1. `Transport` blocks, `AsyncTransport` is awaited.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
+
+#: Tensor name -> array [1, ...]; BYTES tensors are object arrays of bytes.
+Tensors: TypeAlias = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ class Transport(Protocol):
         ...
 
     def infer(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], *, timeout_s: float
-    ) -> dict[str, NDArray[Any]]:
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tensors:
         """Run one inference.
 
         Args:
@@ -57,6 +66,7 @@ class Transport(Protocol):
             inputs: tensor name -> array [1, ...].
             outputs: names of the tensors wanted; the server sends no others.
             timeout_s: seconds until DeadlineExceededError.
+            headers: for this call alone, such as a trace's id; None sends none.
 
         Returns:
             tensor name -> array [1, ...], one for each of `outputs`.
@@ -86,3 +96,47 @@ class Transport(Protocol):
     def close(self) -> None:
         """Give back the connection; a second call does nothing."""
         ...
+
+
+class AsyncTransport(Protocol):
+    """One server, reachable by some means that are awaited; see `Transport` for each method."""
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for messages."""
+        ...
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tensors:
+        """Run one inference."""
+        ...
+
+    async def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
+        """The configuration of a model."""
+        ...
+
+    async def repository_index(self, *, timeout_s: float) -> tuple[IndexEntry, ...]:
+        """Every model version that the server knows, ready or not."""
+        ...
+
+    async def server_metadata(self, *, timeout_s: float) -> ServerMetadata:
+        """Name and version of the server."""
+        ...
+
+    async def is_ready(self, model: str | None, *, timeout_s: float) -> bool:
+        """Whether the server, and the model if one is named, answer inferences."""
+        ...
+
+    async def close(self) -> None:
+        """Give back the connection; a second call does nothing."""
+        ...
+
+
+AnyTransport: TypeAlias = Transport | AsyncTransport

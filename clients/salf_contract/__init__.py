@@ -3,7 +3,15 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError
+from salf_contract.errors import (
+    ConfigError,
+    ContractError,
+    ManifestError,
+    MetadataError,
+    PictureError,
+    RegionError,
+    TuningError,
+)
 from salf_contract.limits import (
     PictureLimits,
     PictureRefusedError,
@@ -15,6 +23,7 @@ from salf_contract.limits import (
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
+    ExplanationFidelity,
     Fidelity,
     Metadata,
     contract_id_from_words,
@@ -29,6 +38,7 @@ from salf_contract.model_config import (
     parameters_in,
     parse_config,
     quoted,
+    scalar,
     seal_is_intact,
     sealed,
     served_versions,
@@ -38,6 +48,14 @@ from salf_contract.model_config import (
 )
 from salf_contract.picture import Preparation, Prepared, array_to_picture, decode_picture, prepare, to_rgb
 from salf_contract.placement import place_map
+from salf_contract.regions import (
+    box_coverage,
+    box_weights,
+    mask_coverage,
+    mask_weights,
+    point_coverage,
+    point_weights,
+)
 from salf_contract.tensors import (
     ALL_MAPS_MODEL,
     ALL_MAPS_OUTPUTS,
@@ -65,6 +83,7 @@ from salf_contract.tensors import (
     TensorSpec,
     sum_tolerance,
 )
+from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
 
 __all__ = [
     "ALL_MAPS_MODEL",
@@ -90,6 +109,7 @@ __all__ = [
     "NO_CONCEPT",
     "PREDICTED_CLASS",
     "PROBE_REQUEST_ID",
+    "THREAD_PARAMETERS",
     "VERSION_CONFIG_FILE",
     "WHAT_IF_INPUTS",
     "WHAT_IF_MODEL",
@@ -97,6 +117,7 @@ __all__ = [
     "ConfigError",
     "ConfigField",
     "ContractError",
+    "ExplanationFidelity",
     "Fidelity",
     "FileStamp",
     "Manifest",
@@ -109,12 +130,21 @@ __all__ = [
     "Preparation",
     "Prepared",
     "Refusal",
+    "RegionError",
     "TensorSpec",
+    "Trial",
+    "Tuning",
+    "TuningError",
+    "TuningRecord",
     "array_to_picture",
+    "box_coverage",
+    "box_weights",
     "broken_picture",
     "contract_id_from_words",
     "decode_picture",
     "manifest_problems",
+    "mask_coverage",
+    "mask_weights",
     "metadata_in_parameters",
     "metadata_parameter",
     "open_within",
@@ -122,16 +152,22 @@ __all__ = [
     "parse_config",
     "parse_manifest",
     "parse_metadata",
+    "parse_tuning",
     "place_map",
+    "point_coverage",
+    "point_weights",
     "prepare",
     "quoted",
     "read_refusal",
+    "scalar",
     "seal_is_intact",
     "sealed",
     "served_versions",
     "sum_tolerance",
     "to_rgb",
+    "tuning_file",
     "with_field",
     "with_parameter",
     "with_served_version",
+    "with_tuning",
 ]

@@ -19,30 +19,33 @@ from salf_contract import (
     decode_picture,
     prepare,
 )
-from salf_export.runtime import Arrays, GraphSession
+from salf_export.runtime import Arrays, Session
 from salf_export.verification import smooth_picture
+from salf_export.what_if_comparison import random_question
 from salf_training.checkpoint import ModelCard
 
 PROBE_FILE = "probe.npz"
 _TARGET = "target"
 
 
-def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
+def probe_bytes(session: Session, card: ModelCard, *, concepts: int) -> bytes:
     """A graph's probe.
 
-    Its inputs are those that the graph has: `image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'], and `target`
-    INT32 [1,1].
+    Its inputs are those that the graph has: `image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'], `target`
+    INT32 [1,1], a region and edits of a what-if question.
     """
+    map_size = card.feature_shape[1:] if card.map_size is None else card.map_size
     questions: Arrays = {
         IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],
         FEATURES_INPUT.name: np.random.default_rng(0).standard_normal((1, *card.feature_shape), np.float32),
         _TARGET: _predicted(),
+        **random_question(1, concepts=concepts, map_size=map_size, random=np.random.default_rng(1)),
     }
     inputs = {name: questions[name] for name in session.input_names}
     return _archive({f"input:{name}": values for name, values in inputs.items()}, session.run(inputs))
 
 
-def encoded_probe_bytes(explain: GraphSession, preparation: Preparation) -> bytes:
+def encoded_probe_bytes(explain: Session, preparation: Preparation) -> bytes:
     """The encoded endpoint's probe: a PNG of another size than the model's, so that preparation is probed as well.
 
     PNG loses nothing, so that every decoder gives the same pixels.

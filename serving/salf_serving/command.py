@@ -13,7 +13,7 @@ from salf_serving.runtime import Runtime
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
 #: gRPC metadata that carries the key of a closed interface; Triton makes the name from "salf" below.
 CONTROL_HEADER = "triton-grpc-protocol-salf"
-_CLOSED = "shared-memory,trace,logging"
+_CLOSED = ("trace", "logging")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class ServerSettings:
         stop_timeout_s: how long running requests may take to finish when the server stops.
         server_id: what the server calls itself; tells it from another one that took the same port.
         control_key: whoever sends it may load and unload models; None: nobody can, and the models are loaded once.
+        shared_memory: whether clients of this host may hand pictures over in /dev/shm.
     """
 
     repository: Path
@@ -37,6 +38,7 @@ class ServerSettings:
     stop_timeout_s: int
     server_id: str
     control_key: str | None = None
+    shared_memory: bool = False
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -51,12 +53,13 @@ def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
     takes keys on its command line only, which other users of the host can read; without `control_key` the key is
     thrown away, and nothing but the repository's index is open.
     """
+    closed = [*_CLOSED, *([] if settings.shared_memory else ["shared-memory"])]
     if settings.control_key is None:
         control = ["--model-control-mode=none"]
-        restricted = f"{_CLOSED}:salf={secrets.token_hex(16)}"
+        restricted = f"{','.join(closed)}:salf={secrets.token_hex(16)}"
     else:
         control = ["--model-control-mode=explicit", "--load-model=*"]
-        restricted = f"{_CLOSED},model-repository:salf={settings.control_key}"
+        restricted = f"{','.join(closed)},model-repository:salf={settings.control_key}"
     command = [
         str(runtime.tritonserver),
         f"--id={settings.server_id}",

@@ -8,6 +8,7 @@ ServingError
 ├── PortTakenError         something else listens on the port
 ├── FrontError             nginx is missing, refuses its configuration, or its settings or tokens are wrong
 ├── RefusedVersionError    a version is corrupt or unfaithful; the one before stays
+├── TuningFailedError      no settings keep the bound, or the bound makes no sense
 ├── ServerDiedError        Triton stopped while it served, again and again
 └── StartError             Triton was started and does not serve
     ├── ModelLoadError     a model was refused; Triton's reason is in the message
@@ -79,3 +80,7 @@ class StartupTimeoutError(StartError):
 
 class ServerDiedError(ServingError):
     """Triton, or the front, stopped although nobody asked it to, and starting it again did not help."""
+
+
+class TuningFailedError(ServingError):
+    """No settings answer within the bound, or what to tune for makes no sense."""

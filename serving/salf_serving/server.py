@@ -56,6 +56,7 @@ def launch(
     startup_timeout_s: float = DEFAULT_STARTUP_TIMEOUT_S,
     stop_timeout_s: int = DEFAULT_STOP_TIMEOUT_S,
     threads: int | None = None,
+    shared_memory: bool = False,
 ) -> Iterator[RunningServer]:
     """Serve a model repository while a block runs; afterwards no process and no shared memory is left.
 
@@ -67,6 +68,7 @@ def launch(
         startup_timeout_s: how long loading and probing may take.
         stop_timeout_s: how long running requests may take to finish at the end.
         threads: threads of one inference, over what the models say.
+        shared_memory: whether clients of this host may hand pictures over in /dev/shm.
 
     Yields:
         The running server, after every model answered its probe.
@@ -82,6 +84,7 @@ def launch(
         startup_timeout_s=startup_timeout_s,
         stop_timeout_s=stop_timeout_s,
         threads=threads,
+        shared_memory=shared_memory,
     )
     with launched(settings) as (server, _process):
         yield server
@@ -114,6 +117,7 @@ def launched(settings: LaunchSettings) -> Iterator[tuple[RunningServer, GuardedP
             stop_timeout_s=settings.stop_timeout_s,
             server_id=f"salf_{os.getpid()}_{secrets.token_hex(3)}",
             control_key=settings.control_key,
+            shared_memory=settings.shared_memory,
         )
         with running(
             [*(["nice", "-n", "10"] if settings.yields else []), *triton_command(runtime, server)],

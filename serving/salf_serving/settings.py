@@ -24,6 +24,7 @@ class LaunchSettings:
         stop_timeout_s: how long running requests may take to finish at the end.
         threads: threads of one inference, over what the models say; None leaves it to them.
         control_key: whoever sends it may load and unload models; None: nobody can.
+        shared_memory: whether clients of this host may hand pictures over in /dev/shm; the front does not pass that.
         yields: lets other processes go first, for a Triton that only tries models.
     """
 
@@ -35,6 +36,7 @@ class LaunchSettings:
     stop_timeout_s: int = DEFAULT_STOP_TIMEOUT_S
     threads: int | None = None
     control_key: str | None = None
+    shared_memory: bool = False
     yields: bool = False
 
     def __post_init__(self) -> None:

@@ -20,6 +20,11 @@ COMMANDS = (
     "concepts propose",
     "concepts filter",
     "evaluate",
+    "list",
+    "verify",
+    "publish",
+    "rollback",
+    "tune",
 )
 NOBODY = "127.0.0.1:9"
 

@@ -27,7 +27,9 @@ def test_importing_the_client_brings_neither_torch_nor_matplotlib_nor_grpc():
     import subprocess
     import sys
 
-    heavy = "{'torch', 'matplotlib', 'onnx', 'onnxruntime', 'tritonclient'}"
+    heavy = (
+        "{'torch', 'matplotlib', 'onnx', 'onnxruntime', 'tritonclient', 'grpc', 'pyarrow', 'fsspec', 'opentelemetry'}"
+    )
     code = f"import sys, salf_client, salf_contract; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

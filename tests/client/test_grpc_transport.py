@@ -18,7 +18,9 @@ from salf_client import (
     ModelNotFoundError,
     ServerFailedError,
     ServerNotReadyError,
+    ServerOverloadedError,
     ServerUnavailableError,
+    UnauthenticatedError,
 )
 from salf_client.grpc_transport import GrpcTransport
 
@@ -62,6 +64,9 @@ CODES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: UnauthenticatedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerOverloadedError,
 }
 
 

@@ -1,11 +1,13 @@
 """The client against the real Triton on the committed model repository."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
+from safetensors.numpy import load_file
 from tritonclient.utils import InferenceServerException
 
 from salf_client import (
@@ -14,12 +16,15 @@ from salf_client import (
     InvalidPictureError,
     InvalidRequestError,
     ModelNotFoundError,
+    Removal,
     TopOutOfRangeError,
     UnknownClassError,
 )
 from salf_client.answers import ANSWER_TENSORS
 from salf_client.grpc_transport import GrpcTransport
 from salf_contract import sum_tolerance
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +148,41 @@ def test_models_that_are_not_served_name_what_is(triton_server, info, picture):
 def test_a_deadline_that_is_too_short_is_said(triton_server, picture):
     with Client(triton_server.grpc_address, timeout_s=1e-4) as client, pytest.raises(DeadlineExceededError):
         client.explain(picture)
+
+
+def test_what_the_other_graphs_say_agrees_with_the_explanation(real, info):
+    harbour = ROOT / "demonstration" / "pictures" / "harbour.jpg"
+    explanation = real.explain(harbour, top=info.top)
+    maps = real.concept_maps(harbour)
+    assert maps.maps.shape == (len(info.concepts), *explanation.concepts[0].map.shape)
+    strongest = next(concept for concept in explanation.concepts if concept.present)
+    heat = explanation.heatmap(strongest)
+    row, column = np.unravel_index(np.nanargmax(heat), heat.shape)
+    here = real.region(harbour, point=(column + 0.5, row + 0.5), top=len(info.concepts))
+    score = next(one.score for one in here.concepts if one.name == strongest.name)
+    assert score == pytest.approx(float(heat[row, column]), abs=0.05)
+    everywhere = real.region(harbour, box=explanation.crop_box, top=len(info.concepts))
+    for concept in explanation.concepts:
+        found = next(one.score for one in everywhere.concepts if one.name == concept.name)
+        # A box's pixels weigh the outer cells' centres a little less evenly than the mean over cells does.
+        assert found == pytest.approx(concept.score, abs=0.25)
+
+
+def test_removing_what_is_there_changes_the_answer_by_what_it_contributed(real, info):
+    harbour = ROOT / "demonstration" / "pictures" / "harbour.jpg"
+    explanation = real.explain(harbour, top=info.top)
+    present = [concept for concept in explanation.concepts if concept.present][:3]
+    answer = real.what_if(harbour, [Removal(concept.name) for concept in present])
+    expected = explanation.logit - sum(concept.contribution for concept in present)
+    assert answer.edited_logit == pytest.approx(expected, abs=1e-3)
+    assert {change.name for change in answer.changes} == {concept.name for concept in present}
+    assert answer.logit == pytest.approx(explanation.logit, abs=1e-4)
+
+
+def test_rules_are_the_checkpoints_head(real, info):
+    head = load_file(ROOT / "demonstration" / "checkpoint" / "weights.safetensors")["head_weight"]
+    rules = real.rules()
+    assert [rule.label for rule in rules] == list(info.classes)
+    for row, rule in zip(head, rules, strict=True):
+        weights = {name: float(weight) for name, weight in zip(info.concepts, row, strict=True) if weight != 0}
+        assert rule.weights == pytest.approx(weights, rel=1e-5)

@@ -17,16 +17,34 @@ from demonstration.paths import CHECKPOINT, ROOT
 from salf_serving import RunningServer
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-SLOW_PAGES = {"docs/ml-engineer.md"}
+SLOW_PAGES = {"docs/ml-engineer.md", "docs/model-repository.md"}
 RUN = {"python", "sh"}
 SHOWN = {"text", "json", "yaml"}
 
 #: Blocks that no test can run: (page, its first line, why). Whoever adds one has to add it here.
 NOT_RUN = {
+    (
+        "docs/deployment.md",
+        "docker build --target cpu --tag salf:cpu .     # Debian 12, Triton from its wheel; 0.8 GB",
+        "needs a container engine",
+    ),
+    (
+        "docs/deployment.md",
+        "docker run --rm --read-only --tmpfs /tmp --shm-size 512m --cap-drop ALL --security-opt no-new-privileges \\",
+        "needs a container engine",
+    ),
+    ("docs/deployment.md", "docker compose --file deploy/compose.yaml up --build", "needs a container engine"),
+    ("docs/deployment.md", "kubectl create secret tls salf-tls --cert=tls.crt --key=tls.key", "needs a cluster"),
+    ("docs/deployment.md", "kubectl apply --filename deploy/kserve/serving-runtime.yaml", "needs a cluster"),
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
     ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
+    (
+        "docs/service-developer.md",
+        "grpcurl -plaintext -import-path . -proto grpc_service.proto -d @ \\",
+        "needs grpcurl and the protocol's file",
+    ),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
     (
         "docs/operator.md",
@@ -76,6 +94,12 @@ NOT_RUN = {
         "salf import published/cub --layout label-free --backbone resnet18 --weights resnet18.pth --out runs/cub",
         "needs a published folder",
     ),
+    (
+        "docs/tensorrt.md",
+        'docker run --rm --gpus all -v "$PWD":/work -w /work nvcr.io/nvidia/tritonserver:24.12-py3 \\',
+        "needs a GPU and NVIDIA's image",
+    ),
+    ("docs/tensorrt.md", "from pathlib import Path", "needs a GPU and tensorrt"),
 }
 
 #: How far a number in documented output may lie from the real one: other processors round differently.

@@ -113,3 +113,40 @@ def test_under_overload_only_right_answers_in_time_are_good():
     _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
     _count_answer(tally, question, answer([2.0, 1.0]), 0.1)
     assert (tally.good_s, tally.late, tally.wrong) == ([0.1], 1, 1)
+
+
+def test_a_served_answer_that_differs_is_not_timed():
+    from benchmarks.report import CannotMeasureError
+    from benchmarks.serve_overhead import check_answers
+
+    local = {"logits": np.array([[1.0, 2.0]], np.float32), "top_maps": np.ones((1, 1, 2, 2), np.float32)}
+    check_answers(local, local)
+    for served in (
+        {"logits": local["logits"]},
+        local | {"logits": np.zeros((1, 0), np.float32)},
+        local | {"logits": np.array([[1.0, np.nan]], np.float32)},
+        local | {"logits": np.array([[1.0, 2.1]], np.float32)},
+    ):
+        with pytest.raises(CannotMeasureError):
+            check_answers(served, local)
+
+
+def test_the_sdks_overhead_is_measured_on_right_answers_only():
+    from benchmarks.report import CannotMeasureError
+    from benchmarks.sdk_overhead import _result, _Times, check_answers
+    from salf_client import Client
+    from salf_client.testing import mock_server
+
+    with mock_server() as server, Client(server.address) as client:
+        explanation = client.explain(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    shown = np.array([[one.contribution for one in explanation.concepts]], np.float32)
+    maps = np.array([[one.map for one in explanation.concepts]])
+    good = {"top_contributions": shown, "logits": explanation.logits[None], "top_maps": maps}
+    check_answers(good, explanation)
+    for changed in ({"top_contributions": shown + 1}, {"logits": good["logits"] + 1}, {"top_maps": maps * 0}):
+        with pytest.raises(CannotMeasureError):
+            check_answers(good | changed, explanation)
+
+    bare, sdk = _Times([[0.010] * 3] * 5, [1.0] * 5), _Times([[0.0102] * 3] * 5, [1.05] * 5)
+    result = _result({"bare": bare, "sdk": sdk}, rounds=5)
+    assert result.figures == pytest.approx({"added_p50_ms": 0.2, "cpu_ratio": 1.05})

@@ -134,7 +134,7 @@ def test_numpy_2_in_the_runtime_is_refused(pip_calls):
 
 def test_backends_are_copies_and_follow_our_sources(pip_calls):
     runtime = install_runtime()
-    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime", "salf_encoded"}
+    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime", "openvino", "salf_encoded"}
     assert {path.name for path in (runtime.backends / "python").iterdir()} == {
         "libtriton_python.so",
         "triton_python_backend_stub",

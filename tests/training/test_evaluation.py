@@ -17,7 +17,8 @@ from salf_training.backbone import BackboneSettings, build_backbone, feature_sha
 from salf_training.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from salf_training.embeddings import cached_prompt_embeddings, local_similarities
 from salf_training.errors import DataError
-from salf_training.evaluation import EvaluationReport, EvaluationSettings, evaluate_checkpoint
+from salf_training.evaluation.document import EvaluationReport
+from salf_training.evaluation.evaluating import EvaluationSettings, evaluate_checkpoint
 from salf_training.evaluation.explainers import CENTRE, EXACT, GRAD_CAM, INTEGRATED, PAPER, OwnClassifier, explainers
 from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.rendering import render

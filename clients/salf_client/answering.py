@@ -1,0 +1,200 @@
+"""From a question to an answer whose names are right, whichever version of the model answered.
+
+A server may load another version between two requests, and several endpoints may serve different ones. Every answer
+carries the id of its metadata document: it is read by that document, and asked for again if the request was prepared
+for one that means something else.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
+
+from salf_client.answers import answered_contract_id
+from salf_client.balancing import Endpoint
+from salf_client.errors import ClientError, ContractMismatchError, InvalidRequestError, ModelNotFoundError
+from salf_client.models import ServedModel, find_model
+from salf_client.retrying import where_to_retry
+from salf_client.session import Ask, Session
+from salf_client.steps import Steps, worked
+from salf_client.transport import AnyTransport, IndexEntry, ModelConfig, Tensors
+from salf_contract import Metadata
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Request(Generic[T]):
+    """One inference, prepared for one version of a model.
+
+    Attributes:
+        model: that is asked: the explain model, or one beside it.
+        inputs: tensor name -> array [1, ...].
+        outputs: tensors wanted, `contract_id` among them.
+        suits: whether the request means the same to the version that this document describes.
+        read: makes the answer of (tensors, document, latency_ms).
+        refused: what a refusal of these tensors means; by default what the server says.
+    """
+
+    model: str
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: Sequence[str]
+    suits: Callable[[Metadata], bool]
+    read: Callable[[Tensors, Metadata, float], T]
+    refused: Callable[[InvalidRequestError], ClientError] = lambda error: error
+
+
+#: Prepares a request for what is served; may read and decode pictures.
+Question: TypeAlias = Callable[[ServedModel], Request[T]]
+
+
+@dataclass(frozen=True)
+class SessionAsks:
+    """Sends the requests of a look-up; implements `models.Asks`.
+
+    Attributes:
+        session: of the client.
+        ask: the call.
+        endpoint: the one to ask: index and configurations must be of the same server.
+    """
+
+    session: Session
+    ask: Ask
+    endpoint: Endpoint
+
+    @property
+    def address(self) -> str:
+        """Of the endpoint, for messages."""
+        return self.endpoint.address
+
+    def index(self) -> Steps[tuple[IndexEntry, ...]]:
+        """The repository index."""
+        answer, _ = yield from self.session.request(
+            self.ask,
+            lambda transport, timeout_s, _: transport.repository_index(timeout_s=timeout_s),
+            only=self.endpoint,
+        )
+        return answer
+
+    def config(self, model: str) -> Steps[ModelConfig]:
+        """A model's configuration."""
+        answer, _ = yield from self.session.request(
+            self.ask,
+            lambda transport, timeout_s, _: transport.model_config(model, timeout_s=timeout_s),
+            only=self.endpoint,
+        )
+        return answer
+
+
+def known_model(session: Session, ask: Ask) -> Steps[ServedModel]:
+    """The model to ask, looked up if it is not known yet."""
+    return session.served or (yield from look_up(session, ask))
+
+
+def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> Steps[ServedModel]:
+    """See what is served now, by one endpoint after the other until one serves the model.
+
+    Args:
+        session: of the client.
+        ask: the call.
+        prefer: the endpoint to ask first.
+    """
+    earlier, failed = session.served, list[Endpoint]()
+    while True:
+        endpoint = prefer if prefer is not None and not failed else (yield from session.ready_endpoint(ask, failed))
+        try:
+            fresh = yield from find_model(SessionAsks(session, ask, endpoint), session.model)
+            break
+        except ClientError as error:
+            failed.append(endpoint)
+            if where_to_retry(error) == "never" or session.balancer.all_in(failed):
+                raise
+    if earlier is not None and earlier.name == fresh.name:
+        fresh = fresh.knowing(earlier)
+    session.served = fresh
+    return fresh
+
+
+def answered(session: Session, ask: Ask, question: Question[T], *, is_light: bool = False) -> Steps[T]:
+    """Ask a question until a version answers that it was prepared for.
+
+    Args:
+        session: of the client.
+        ask: the call.
+        question: prepares the request.
+        is_light: whether preparing takes so little time that no thread is worth it.
+
+    Raises:
+        ClientError: what kept the answer away.
+    """
+    served = session.served or (yield from look_up(session, ask))
+    try:
+        answer = yield from _once(session, ask, served, question, is_light=is_light)
+    except (InvalidRequestError, ModelNotFoundError):
+        # The server may have changed: a new version wants another input size, or the model is gone and the
+        # look-up says what there is instead. Ask again if there is something new, and only then.
+        fresh = yield from look_up(session, ask, prefer=ask.last)
+        if (fresh.current.contract_id, fresh.neighbours) == (served.current.contract_id, served.neighbours):
+            raise
+        answer = yield from _once(session, ask, fresh, question, is_light=is_light, first=ask.last)
+    if answer is None:
+        # Another version answered, for which this request was not prepared.
+        current = session.served or served
+        answer = yield from _once(session, ask, current, question, is_light=is_light, first=ask.last)
+    if answer is None:
+        raise ContractMismatchError(
+            f"the versions of model '{served.name}' at {session.address} keep changing; try again, "
+            f"or see whether several servers with different models share this address"
+        )
+    return answer
+
+
+def _once(
+    session: Session,
+    ask: Ask,
+    served: ServedModel,
+    question: Question[T],
+    *,
+    is_light: bool,
+    first: Endpoint | None = None,
+) -> Steps[T | None]:
+    """One inference; None if a version answered that the request does not suit."""
+    request = question(served) if is_light else (yield from worked(lambda: question(served)))
+
+    def send(transport: AnyTransport, timeout_s: float, headers: Mapping[str, str] | None) -> Any:
+        if headers is None:
+            return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s)
+        return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s, headers=headers)
+
+    started_s = time.perf_counter()
+    try:
+        tensors, endpoint = yield from session.request(ask, send, first=first)
+    except InvalidRequestError as error:
+        raise request.refused(error) from error
+    latency_ms = (time.perf_counter() - started_s) * 1e3
+    document = served.current
+    contract_id = answered_contract_id(tensors)
+    if contract_id != document.contract_id:
+        document = yield from _document_of(contract_id, session, ask, served, endpoint=endpoint)
+        if not request.suits(document):
+            return None
+    return request.read(tensors, document, latency_ms)
+
+
+def _document_of(
+    contract_id: str, session: Session, ask: Ask, served: ServedModel, *, endpoint: Endpoint
+) -> Steps[Metadata]:
+    """The document with this id; what the endpoint has is looked up once more if it is a new one."""
+    if contract_id not in served.documents:
+        served = yield from look_up(session, ask, prefer=endpoint)
+    document = served.documents.get(contract_id)
+    if document is None:
+        raise ContractMismatchError(
+            f"model '{served.name}' at {endpoint.address} answered with contract id {contract_id}, which "
+            f"its metadata does not describe; export it again, and let the server load the new config.pbtxt"
+        )
+    # The version that answers is the one to prepare the next picture by.
+    session.served = served.answered_by(document)
+    return document

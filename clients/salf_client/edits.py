@@ -1,0 +1,39 @@
+"""Edits of a what-if question."""
+
+import math
+from dataclasses import dataclass, field
+
+from salf_client.errors import InvalidEditError
+from salf_client.places import Place
+
+EVERYWHERE = Place()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One concept made stronger or weaker.
+
+    Attributes:
+        concept: its name or index.
+        strength: in standard deviations of training pictures; negative takes away.
+        where: a place on the source picture; everywhere by default.
+    """
+
+    concept: str | int
+    strength: float
+    where: Place = field(default=EVERYWHERE)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.strength, bool) or not math.isfinite(self.strength):
+            raise InvalidEditError(f"the strength of an edit is a finite number, but this one is {self.strength}")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One concept taken back to what training pictures show on average: its score becomes 0 if it is above.
+
+    Attributes:
+        concept: its name or index.
+    """
+
+    concept: str | int

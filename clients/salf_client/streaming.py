@@ -1,0 +1,139 @@
+"""Explaining many pictures: a window of requests in flight, answers in order or as they finish."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from salf_client.errors import ClientError
+from salf_client.explanation import Explanation
+from salf_client.pictures import Picture
+
+#: Requests that wait for an answer at the same time, unless told otherwise.
+DEFAULT_IN_FLIGHT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one picture of many.
+
+    Attributes:
+        index: its place among the pictures given, from 0.
+        picture: as it was given.
+        explanation: None if it failed.
+        error: what kept it from being explained, or None.
+    """
+
+    index: int
+    picture: Picture = field(repr=False, compare=False)
+    explanation: Explanation | None
+    error: ClientError | None = field(compare=False)
+
+    def get(self) -> Explanation:
+        """The explanation.
+
+        Raises:
+            ClientError: what kept the picture from being explained.
+        """
+        if self.explanation is None:
+            raise self.error or ClientError(f"picture {self.index} has no explanation")
+        return self.explanation
+
+
+def check_in_flight(in_flight: int) -> None:
+    """Refuse windows that hold nothing."""
+    if in_flight < 1:
+        raise ValueError(f"in_flight must be at least 1, but it is {in_flight}")
+
+
+def stream(
+    explain: Callable[[Picture], Explanation], pictures: Iterable[Picture], *, in_flight: int, ordered: bool
+) -> Iterator[Outcome]:
+    """Explain pictures in threads; `pictures` is read only as far as the window reaches.
+
+    Args:
+        explain: asks for one.
+        pictures: any iterable, endless ones too.
+        in_flight: at most so many at a time, finished ones that wait for their turn included.
+        ordered: whether outcomes come in the order of the pictures, or as they finish.
+    """
+
+    def outcome(index: int, picture: Picture) -> Outcome:
+        try:
+            return Outcome(index, picture, explain(picture), None)
+        except ClientError as error:
+            return Outcome(index, picture, None, error)
+
+    waiting: deque[Future[Outcome]] = deque()
+    threads = ThreadPoolExecutor(in_flight, thread_name_prefix="salf-explain")
+    try:
+        for index, picture in enumerate(pictures):
+            waiting.append(threads.submit(outcome, index, picture))
+            if len(waiting) >= in_flight:
+                yield _next_done(waiting, ordered=ordered)
+        while waiting:
+            yield _next_done(waiting, ordered=ordered)
+    finally:
+        # Whoever stops reading wants no more answers.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _next_done(waiting: deque[Future[Outcome]], *, ordered: bool) -> Outcome:
+    if ordered:
+        return waiting.popleft().result()
+    done = next(iter(wait(waiting, return_when=FIRST_COMPLETED).done))
+    waiting.remove(done)
+    return done.result()
+
+
+async def stream_async(
+    explain: Callable[[Picture], Awaitable[Explanation]],
+    pictures: Iterable[Picture] | AsyncIterable[Picture],
+    *,
+    in_flight: int,
+    ordered: bool,
+) -> AsyncIterator[Outcome]:
+    """Explain pictures in tasks; see `stream`."""
+
+    async def outcome(index: int, picture: Picture) -> Outcome:
+        try:
+            return Outcome(index, picture, await explain(picture), None)
+        except ClientError as error:
+            return Outcome(index, picture, None, error)
+
+    waiting: deque[asyncio.Task[Outcome]] = deque()
+    try:
+        index = 0
+        async for picture in _each(pictures):
+            waiting.append(asyncio.create_task(outcome(index, picture)))
+            index += 1
+            if len(waiting) >= in_flight:
+                yield await _next_done_async(waiting, ordered=ordered)
+        while waiting:
+            yield await _next_done_async(waiting, ordered=ordered)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _next_done_async(waiting: deque[asyncio.Task[Outcome]], *, ordered: bool) -> Outcome:
+    if ordered:
+        # Taken out only when it is done: a reader who is cancelled here must find it among those to cancel.
+        result = await waiting[0]
+        waiting.popleft()
+        return result
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    first = next(iter(done))
+    waiting.remove(first)
+    return first.result()
+
+
+async def _each(pictures: Iterable[Picture] | AsyncIterable[Picture]) -> AsyncIterator[Picture]:
+    if isinstance(pictures, AsyncIterable):
+        async for picture in pictures:
+            yield picture
+    else:
+        for picture in pictures:
+            yield picture
