@@ -7,6 +7,8 @@ in_process  the same files decoded by a thread per core, ahead of ONNX Runtime o
 The client sends messages serialised beforehand and only counts bytes of answers: its work is not Triton's.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import shutil

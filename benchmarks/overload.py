@@ -5,6 +5,8 @@ The server (Triton and nginx) has one core, the load generator another. In each 
 some seconds, whatever it answers. Good is an answer that is right and came within the deadline.
 """
 
+from __future__ import annotations
+
 import os
 import statistics
 import subprocess

@@ -44,7 +44,8 @@ def serve(
         int | None, typer.Option(min=1, help="Threads of one inference; the models say by default.")
     ] = None,
     shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Let clients of this host hand pictures over in /dev/shm; no --front.")
+        bool,
+        typer.Option("--shared-memory", help="Let clients of this host pass pictures in /dev/shm; no --front."),
     ] = False,
 ) -> None:
     """Serve models with Triton, until Ctrl-C.

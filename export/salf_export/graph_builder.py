@@ -33,8 +33,8 @@ class GraphBuilder:
         self._inputs = list(source.graph.input)
         self._known: dict[str, str] = {}
         self._added_once: set[str] = set()
-        self.first_input: str = source.graph.input[0].name
-        self.first_input_rank: int = len(source.graph.input[0].type.tensor_type.shape.dim)
+        self.first_floats: str = _first_floats(source)
+        self.first_rank: int = len(source.graph.input[0].type.tensor_type.shape.dim)
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 
@@ -148,3 +148,14 @@ def _feature_shape(source: ModelProto) -> tuple[int, int, int]:
     if len(dims) != 4 or not all(dims[1:]):
         raise GraphError(f"the backbone gives features of shape {dims}, expected [batch, channels, height, width]")
     return dims[1], dims[2], dims[3]
+
+
+def _first_floats(source: ModelProto) -> str:
+    """The picture as floats, or the input itself where it is floats already."""
+    name = source.graph.input[0].name
+    if source.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        return name
+    casts = [node.output[0] for node in source.graph.node if node.op_type == "Cast" and node.input[0] == name]
+    if not casts:
+        raise GraphError(f"the backbone does not cast its input {name!r} to floats first, as backbone_graph does")
+    return casts[0]

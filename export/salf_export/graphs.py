@@ -217,15 +217,16 @@ def _finish(
 def _contract_id(graph: GraphBuilder, contract_id: NDArray[np.int32]) -> None:
     """Output `contract_id` [B,4]: the same in every row.
 
-    Added to zeros made from the input rather than expanded to its shape: OpenVINO 2026.4 reads a shape from any tensor
-    of the same batch, and where that is a convolution followed by int8, it loses the convolution's bias.
+    Added to zeros made from the picture rather than expanded to its shape: OpenVINO 2026.4 reads a shape from any
+    tensor of the same batch, and where that is a convolution followed by int8, it loses the convolution's bias. The
+    zeros are made from the picture as floats, because TensorRT cuts no UINT8.
     """
-    rank = graph.first_input_rank
+    rank = graph.first_rank
     begin, end = np.zeros(rank - 1, np.int64), np.ones(rank - 1, np.int64)
     inner = graph.constant("inner_axes", np.arange(1, rank, dtype=np.int64))
     corner = graph.add(
         "Slice",
-        graph.first_input,
+        graph.first_floats,
         graph.constant("corner_begin", begin),
         graph.constant("corner_end", end),
         inner,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from salf_serving.native import native_triton
 from salf_serving.ports import LOOPBACK
 from salf_serving.runtime import Runtime
 
@@ -94,8 +95,10 @@ def triton_environment(
     given = os.environ if inherited is None else inherited
     environment = {key: value for key, value in given.items() if not key.startswith("PYTHON")}
     environment.pop(THREADS_VARIABLE, None)
+    # An image's own Triton finds CUDA by what the image set; ours brings all that it needs.
+    brought = [] if native_triton() is None else [given.get("LD_LIBRARY_PATH", "")]
     environment |= {
-        "LD_LIBRARY_PATH": f"{runtime.libraries}:{runtime.libpython.parent}",
+        "LD_LIBRARY_PATH": ":".join([*map(str, (runtime.libraries, runtime.libpython.parent)), *brought]),
         "PATH": f"{runtime.bin}:{given.get('PATH', os.defpath)}",
         "PYTHONNOUSERSITE": "1",
     }

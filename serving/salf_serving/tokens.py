@@ -27,7 +27,7 @@ def read_tokens(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FrontError(f"the tokens in {path} cannot be read: {error}") from error
-    if mode & 0o077:
+    if mode & 0o027:  # a group may read: Kubernetes mounts secrets so
         raise FrontError(f"{path} holds tokens and must be closed to others: chmod 600 {path}")
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):

@@ -19,17 +19,16 @@ def search(*, cores: int, concurrency: int) -> Generator[Tuning, Trial, None]:
     start = Tuning(
         max_batch_size=_largest_batch(8, concurrency), instances=1, threads=cores, max_queue_delay_microseconds=100
     )
-    axes = (_copies, _batches, _delays, _near)
-    for axis in axes:
-        before = None
-        while before != (best := best_trial(tuple(tried.values()))):
-            before = best
+    for axis in (_copies, _batches, _delays, _near):
+        while True:
+            best = best_trial(tuple(tried.values()))
             around = start if best is None else best.settings
             for settings in axis(around, cores=cores, concurrency=concurrency):
                 if settings not in tried:
                     tried[settings] = yield settings
-            if axis is not _near:
-                break  # the coarse axes are gone along once; around the best it goes on while it gets better
+            # The coarse axes are gone along once; around the best it goes on while it gets better.
+            if axis is not _near or best_trial(tuple(tried.values())) == best:
+                break
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:

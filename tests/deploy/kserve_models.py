@@ -1,4 +1,4 @@
-"""KServe's own description of its resources, read from its SDK's wheel without importing it (it brings a whole server)."""
+"""KServe's description of its resources, read from its SDK's wheel without importing it: it brings a whole server."""
 
 import ast
 import re

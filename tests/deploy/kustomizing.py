@@ -53,4 +53,4 @@ def _label(one: dict[str, Any], pairs: dict[str, str]) -> None:
         spec["template"]["metadata"]["labels"].update(pairs)
     selector = spec.get("selector") or spec.get("podSelector")
     if isinstance(selector, dict):
-        (selector["matchLabels"] if "matchLabels" in selector else selector).update(pairs)
+        selector.get("matchLabels", selector).update(pairs)

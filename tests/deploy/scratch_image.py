@@ -1,4 +1,4 @@
-"""Carry out a Dockerfile's instructions in folders, without a container engine: debootstrap's Debian, bubblewrap's namespaces.
+"""Carry out a Dockerfile in folders, without a container engine: mmdebstrap's Debian, bubblewrap's namespaces.
 
 Layers, caches and registries do not matter here; which files an image holds and whether they run does.
 """
@@ -79,7 +79,8 @@ def run(image: Image, *command: str, writable: bool, mounts: dict[str, Path], ex
         extra: further words for bubblewrap.
     """
     words = ["bwrap", "--bind" if writable else "--ro-bind", str(image.root), "/", "--proc", "/proc", "--dev", "/dev",
-             "--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--chdir", image.folder, "--clearenv"]  # fmt: skip
+             "--perms", "1777", "--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc", "--die-with-parent",
+             "--chdir", image.folder, "--clearenv"]  # fmt: skip
     for name, value in image.environment.items():
         words += ["--setenv", name, value]
     for inside, outside in mounts.items():
@@ -108,28 +109,9 @@ def _carry_out(image: Image, instruction: str, value: str, *, context: Path, fin
         case "RUN":
             _run_step(image, value)
         case "COPY":
-            words = value.split()
-            source = context
-            if words[0].startswith("--from="):
-                source = finish(words.pop(0).removeprefix("--from=")).root
-            *names, destination = words
-            _copy([source / name.lstrip("/") for name in names], image, destination)
-        case "ENV":
-            pairs = dict(word.split("=", 1) for word in value.replace("\\", " ").split())
-            known = {name: os.path.expandvars(text) if "$" not in text else text.replace("$PATH", image.environment["PATH"])
-                     for name, text in pairs.items()}  # fmt: skip
-            return replace(image, environment={**image.environment, **known})
-        case "WORKDIR":
-            (image.root / value.lstrip("/")).mkdir(parents=True, exist_ok=True)
-            return replace(image, folder=value)
-        case "USER":
-            return replace(image, user=int(value.split(":")[0]))
-        case "ENTRYPOINT":
-            return replace(image, entrypoint=tuple(json.loads(value)))
-        case "CMD":
-            return replace(image, command=tuple(json.loads(value)))
-        case "HEALTHCHECK":
-            return replace(image, healthcheck=tuple(json.loads(value[value.index("CMD") + 3 :])))
+            _copy_step(image, value.split(), context=context, finish=finish)
+        case "ENV" | "WORKDIR" | "USER" | "ENTRYPOINT" | "CMD" | "HEALTHCHECK":
+            return replace(image, **_setting(image, instruction, value))
         case "VOLUME":
             for path in json.loads(value):
                 (image.root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -138,6 +120,34 @@ def _carry_out(image: Image, instruction: str, value: str, *, context: Path, fin
         case _:
             raise AssertionError(f"{instruction} is not understood here")
     return image
+
+
+def _setting(image: Image, instruction: str, value: str) -> dict[str, object]:
+    """What an instruction changes about how the image is run."""
+    match instruction:
+        case "ENV":
+            pairs = dict(word.split("=", 1) for word in value.replace("\\", " ").split())
+            known = {name: text.replace("$PATH", image.environment["PATH"]) for name, text in pairs.items()}
+            assert not any("$" in text for text in known.values()), known
+            return {"environment": {**image.environment, **known}}
+        case "WORKDIR":
+            (image.root / value.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            return {"folder": value}
+        case "USER":
+            return {"user": int(value.split(":")[0])}
+        case "ENTRYPOINT":
+            return {"entrypoint": tuple(json.loads(value))}
+        case "CMD":
+            return {"command": tuple(json.loads(value))}
+    return {"healthcheck": tuple(json.loads(value[value.index("CMD") + 3 :]))}
+
+
+def _copy_step(image: Image, words: list[str], *, context: Path, finish) -> None:
+    source = context
+    if words[0].startswith("--from="):
+        source = finish(words.pop(0).removeprefix("--from=")).root
+    *names, destination = words
+    _copy([source / name.lstrip("/") for name in names], image, destination)
 
 
 def _run_step(image: Image, command: str) -> None:

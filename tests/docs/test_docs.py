@@ -25,7 +25,7 @@ SHOWN = {"text", "json", "yaml"}
 NOT_RUN = {
     (
         "docs/deployment.md",
-        "docker build --target cpu --tag salf:cpu .     # Debian 12, Triton from its wheel; 0.8 GB",
+        "docker build --target cpu --tag salf:cpu .",
         "needs a container engine",
     ),
     (
@@ -86,7 +86,7 @@ NOT_RUN = {
     ),
     (
         "docs/evaluation.md",
-        "salf evaluate runs/scenes --data runs/scenes-data/held_out --train-data runs/scenes-data/train \\",
+        "salf evaluate demonstration/checkpoint --data runs/demonstration/held_out \\",
         "needs a training run's data",
     ),
     (
@@ -345,6 +345,8 @@ def figures_of_the_card() -> dict[str, str]:
         "baselines for that: centre point / random point": (
             f"{found['centre_point']:.1%} / {found['random_point']:.1%}"
         ),
+        "evidence that says the truth about its picture": f"{measured['naming']['true']:.1%}",
+        "evidence called present that lies on what it names": f"{measured['naming']['well_placed']:.1%}",
     }
 
 

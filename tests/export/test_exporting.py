@@ -133,7 +133,8 @@ def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
 
 def test_the_encoded_model_has_no_graph_and_knows_the_answer_to_a_png(exported, source: Checkpoint):
     folder = exported / "scenes_encoded"
-    assert set(tree(folder)) == {"config.pbtxt", "1/metadata.json", "1/probe.npz"}
+    files = ("fidelity.json", "manifest.json", "metadata.json", "probe.npz", "serving.pbtxt")
+    assert set(tree(folder)) == {"config.pbtxt", *(f"1/{name}" for name in files)}
     assert (folder / "1/metadata.json").read_bytes() == (exported / "scenes/1/metadata.json").read_bytes()
     config = parsed_config(folder)
     assert (config.backend, config.instance_group[0].count) == ("salf_encoded", 3)

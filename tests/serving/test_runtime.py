@@ -159,3 +159,35 @@ def test_an_image_that_brings_triton_gets_the_same_backends(tmp_path):
     files = {path.relative_to(tmp_path / "backends") for path in (tmp_path / "backends").rglob("*.py")}
     assert files == set(backend_files())
     assert Path("salf_encoded/encoded_endpoint/asks.py") in files
+
+
+@pytest.fixture
+def native(monkeypatch, tmp_path):
+    """A folder that looks like /opt/tritonserver, with $SALF_TRITON set to it."""
+    triton = tmp_path / "tritonserver"
+    for path in (triton / "bin" / "tritonserver", triton / "backends" / "python" / "triton_python_backend_stub"):
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    monkeypatch.setenv("SALF_TRITON", str(triton))
+    return triton
+
+
+def test_a_triton_that_is_there_is_used_with_our_backends_beside_its_own(pip_calls, native):
+    runtime = install_runtime()
+
+    assert (runtime.tritonserver, runtime.backends) == (native / "bin" / "tritonserver", native / "backends")
+    assert {path.name for path in runtime.backends.iterdir()} == {"python", "salf_encoded"}
+    assert not {"nvidia-pytriton", "onnxruntime", "openvino"} & {pin.partition("==")[0] for pin in runtime_pins()}
+    assert {"numpy", "pillow", "pydantic"} <= {pin.partition("==")[0] for pin in runtime_pins()}
+    elsewhere = runtime.moved_to(runtime.root.parent / "moved")
+    assert (elsewhere.tritonserver, elsewhere.bin) == (runtime.tritonserver, runtime.root.parent / "moved" / "bin")
+
+
+def test_a_changed_backend_beside_a_triton_that_is_there_is_noticed(pip_calls, native):
+    install_runtime()
+    (native / "backends" / "salf_encoded" / "model.py").write_text("# another version's")
+
+    with pytest.raises(RuntimeMissingError, match="lacks the backends of this salf"):
+        find_runtime()
+    install_runtime()
+    assert find_runtime().backends == native / "backends"

@@ -43,11 +43,11 @@ def run_search(speed, *, cores=4, concurrency=8, bound_ms=1e9):
 
 
 def test_the_search_finds_a_best_that_lies_on_no_coarse_step():
-    best = Tuning(max_batch_size=6, instances=3, threads=1, max_queue_delay_microseconds=250)
+    best = Tuning(max_batch_size=6, instances=3, threads=1, max_queue_delay_microseconds=200)
 
     def speed(settings):
         distance = abs(settings.max_batch_size - 6) + 3 * abs(settings.instances - 3) + abs(settings.threads - 1)
-        return 1000 - 10 * distance - abs(settings.max_queue_delay_microseconds - 250) / 100, 1.0
+        return 1000 - 10 * distance - abs(settings.max_queue_delay_microseconds - 200) / 100, 1.0
 
     trials = run_search(speed)
     assert best_trial(trials).settings == best

@@ -195,6 +195,7 @@ def test_a_refused_content_is_not_tried_again_until_it_changes(watched, scenes):
     assert watched.refused == ["scenes: probe"]
     assert not list((watched.watch._live.parent).glob("change-*")), "copies of what is refused are removed"
     watched.error = None
+    (newest(scenes) / "manifest.json").unlink()
     (newest(scenes) / "notes.txt").touch()
     assert watched.looks(3) is not None
 
