@@ -110,7 +110,7 @@ def _say_ready(server: "RunningServer") -> None:
     models = ", ".join(f"{model.name} version {model.version}" for model in server.models)
     lines = [f"Triton {server.version} is ready at {server.grpc_address} (gRPC): {models}"]
     if server.metrics_address is not None:
-        lines.append(f"Triton's metrics: http://{server.metrics_address}/metrics")
+        lines.append(f"metrics: http://{server.metrics_address}/metrics")
     lines += [f"log: {server.log_file}", "stop it with Ctrl-C"]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

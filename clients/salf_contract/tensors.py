@@ -25,6 +25,8 @@ FROM_FEATURES_MODEL = "{name}_from_features"
 WHAT_IF_MODEL = "{name}_what_if"
 #: Takes JPEG, PNG or WebP bytes instead of pixels, and answers like NAME.
 ENCODED_MODEL = "{name}_encoded"
+#: Request id of a server's own probes, which are no traffic: what models say to them is not counted.
+PROBE_REQUEST_ID = "salf-probe"
 #: How many edits one what-if question takes.
 EDIT_SLOTS = 8
 

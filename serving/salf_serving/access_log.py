@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from salf_serving.nginx_config import REFUSAL_REASONS
 from salf_serving.status import Status
 
 LARGEST_BYTES = 50 * 2**20
@@ -31,6 +32,8 @@ class AccessLog:
                 entry = json.loads(line)
                 code = "cancelled" if entry["http_status"] == 499 else entry["grpc_status"]
                 self._status.front_requests.labels(entry["call"], code, entry["by"]).inc()
+                if (reason := entry["reason"]) in REFUSAL_REASONS:
+                    self._status.front_refusals.labels(reason).inc()
                 if entry["call"] == "ModelInfer" and code == "0":
                     self._status.front_seconds.observe(float(entry["seconds"]))
             except (ValueError, KeyError, TypeError):

@@ -29,6 +29,7 @@ _LOG_FIELDS = {
     "client": '"$salf_client"',
     "call": '"$salf_call"',
     "by": '"$salf_by"',
+    "reason": '"$salf_reason"',
     "grpc_status": '"$salf_status"',
     "http_status": "$status",
     "request_bytes": "$request_length",
@@ -39,17 +40,18 @@ _LOG_FIELDS = {
 #: Questions under way at once, in all.
 _MOST_QUESTIONS = 64
 
-#: HTTP status inside nginx -> gRPC status and message that the client gets.
+#: HTTP status inside nginx -> reason that is counted, and gRPC status and message that the client gets.
 _ANSWERS = (
-    ((400, 405, 408, 414, 431, 494), 3, "the request is malformed or came too slowly"),
-    ((401, 403, 495, 496, 497), 16, "a valid token or client certificate is needed"),
-    ((404, 418), 12, "this call is not offered here"),
-    ((413,), 8, "the request is larger than this server takes"),
-    ((429,), 8, "too many requests at once or too fast; try again later"),
-    ((500, 501), 13, "the front failed"),
-    ((502, 503), 14, "the server is not ready; try again later"),
-    ((504,), 4, "the server did not answer in time"),
+    ((400, 405, 408, 414, 431, 494), "malformed", 3, "the request is malformed or came too slowly"),
+    ((401, 403, 495, 496, 497), "unauthenticated", 16, "a valid token or client certificate is needed"),
+    ((404, 418), "unknown_call", 12, "this call is not offered here"),
+    ((413,), "too_large", 8, "the request is larger than this server takes"),
+    ((429,), "too_many", 8, "too many requests at once or too fast; try again later"),
+    ((500, 501), "front_failed", 13, "the front failed"),
+    ((502, 503), "not_ready", 14, "the server is not ready; try again later"),
+    ((504,), "late", 4, "the server did not answer in time"),
 )
+REFUSAL_REASONS = tuple(reason for _, reason, _, _ in _ANSWERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     lines = [*_listen(settings, port), "", *_error_pages(), *_token_check(settings), ""]
     lines += [
         "set $salf_by triton;",
+        'set $salf_reason "";',
         request_id,
         "grpc_set_header x-request-id $salf_request_id;",
         "grpc_set_header traceparent $salf_trace;",
@@ -245,9 +248,11 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     ]
     lines += _location(f"= {_SERVICE}/{_INDEX}", index)
     lines += _location("/", ["return 404;"])
-    for statuses, code, message in _ANSWERS:
+    for statuses, reason, code, message in _ANSWERS:
         headers = [request_id, f"add_header grpc-status {code} always;", f'add_header grpc-message "{message}" always;']
-        lines += _location(f"@answer_{statuses[0]}", ["set $salf_by front;", *headers, 'return 200 "";'])
+        lines += _location(
+            f"@answer_{statuses[0]}", ["set $salf_by front;", f"set $salf_reason {reason};", *headers, 'return 200 "";']
+        )
     return lines
 
 
@@ -268,7 +273,7 @@ def _listen(settings: FrontSettings, port: int) -> list[str]:
 
 
 def _error_pages() -> list[str]:
-    return [f"error_page {' '.join(map(str, statuses))} = @answer_{statuses[0]};" for statuses, _, _ in _ANSWERS]
+    return [f"error_page {' '.join(map(str, statuses))} = @answer_{statuses[0]};" for statuses, *_ in _ANSWERS]
 
 
 def _token_check(settings: FrontSettings) -> list[str]:

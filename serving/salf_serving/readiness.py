@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from salf_contract import PROBE_REQUEST_ID
 from salf_serving.command import CONTROL_HEADER
 from salf_serving.errors import ProbeError, ProbeTimeoutError, StartError, StartupTimeoutError
 from salf_serving.repository import PROBE_FILE
@@ -223,7 +224,9 @@ def _check_answer(
         inputs.append(tensor)
     outputs = [triton.InferRequestedOutput(name) for name in probe.outputs]
     try:
-        answer = connection.infer(model, inputs, version, outputs, client_timeout=_remaining(deadline_s))
+        answer = connection.infer(
+            model, inputs, version, outputs, request_id=PROBE_REQUEST_ID, client_timeout=_remaining(deadline_s)
+        )
         answers = {name: answer.as_numpy(name) for name in probe.outputs}
     except InferenceServerException as error:
         kind = ProbeTimeoutError if error.status() == "StatusCode.DEADLINE_EXCEEDED" else ProbeError

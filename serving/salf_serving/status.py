@@ -3,14 +3,15 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from salf_serving.errors import ServingError
+from salf_serving.nginx_config import REFUSAL_REASONS
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -67,10 +68,16 @@ class Status:
             "salf_front_request_seconds", "Time of an answered inference, as the front saw it.", buckets=_SECONDS,
             registry=registry,
         )  # fmt: skip
+        self.front_refusals = Counter(
+            "salf_front_refusals", "Requests that the front answered itself, by reason.", ["reason"], registry=registry
+        )
+        self.triton_up = Gauge("salf_triton_up", "1 if Triton gave its metrics to this page.", registry=registry)
         for process in ("triton", "front"):
             self.restarts.labels(process)
         for result in ("done", "refused"):
             self.front_reloads.labels(result)
+        for reason in REFUSAL_REASONS:
+            self.front_refusals.labels(reason)
 
     def beat(self) -> None:
         """The supervisor is alive."""
@@ -103,13 +110,24 @@ class Status:
             self.set_problem(f"model {model}", None)
             return
         self._version.labels(model).set(max(map(int, versions)))
+        # Series exist before their first event: Prometheus sees no increase in one that begins with 1.
+        for counter in (self.worker_restarts, self.changes):
+            counter.labels(model)
+        for reason in ("wrong", "late"):
+            self.probe_failures.labels(model, reason)
         if any(versions.values()):
             self._loaded.labels(model).set_to_current_time()
 
 
 @contextmanager
-def status_endpoint(status: Status, *, address: str, port: int) -> Iterator[int]:
+def status_endpoint(status: Status, *, address: str, port: int, metrics: Callable[[float], bytes]) -> Iterator[int]:
     """Answer /healthz, /readyz and /metrics while a block runs; yields the port.
+
+    Args:
+        status: what the supervisor knows.
+        address: to listen on.
+        port: to listen on.
+        metrics: makes the page for Prometheus within some seconds.
 
     Raises:
         ServingError: the port cannot be used.
@@ -121,7 +139,7 @@ def status_endpoint(status: Status, *, address: str, port: int) -> Iterator[int]
         def do_GET(self) -> None:
             """Answer one of the three pages."""
             if self.path == "/metrics":
-                self._answer(200, generate_latest(status.registry), CONTENT_TYPE_LATEST)
+                self._answer(200, metrics(0.5 * self._scrape_timeout_s()), CONTENT_TYPE_LATEST)
             elif self.path == "/healthz":
                 stuck = status.is_stuck()
                 self._answer(503 if stuck else 200, b"stuck\n" if stuck else b"alive\n", "text/plain")
@@ -131,6 +149,13 @@ def status_endpoint(status: Status, *, address: str, port: int) -> Iterator[int]
                 self._answer(503 if problems else 200, body.encode(), "application/json")
             else:
                 self._answer(404, b"there are /healthz, /readyz and /metrics\n", "text/plain")
+
+        def _scrape_timeout_s(self) -> float:
+            """How long the scraper waits, as Prometheus says; people with curl wait ten seconds."""
+            try:
+                return min(10.0, max(0.2, float(self.headers.get("X-Prometheus-Scrape-Timeout-Seconds", 10))))
+            except ValueError:
+                return 10.0
 
         def _answer(self, code: int, body: bytes, kind: str) -> None:
             self.send_response(code)

@@ -19,6 +19,7 @@ from salf_serving.errors import ProbeError, ProbeTimeoutError, RefusedVersionErr
 from salf_serving.front import Front, find_nginx
 from salf_serving.kept_front import KeptFront
 from salf_serving.kept_triton import KeptTriton
+from salf_serving.metrics_page import metrics_page
 from salf_serving.nginx_config import FrontFiles
 from salf_serving.ports import check_port, free_port
 from salf_serving.readiness import client, probe_model
@@ -106,6 +107,7 @@ class _Supervisor:
             repository=self._live,
             log_file=(settings.launch.log_file or default_log_file(port)).expanduser().absolute(),
             grpc_port=port if settings.front is None else free_port(),
+            metrics_port=self._metrics_port(settings),
             control_key=self._control_key,
         )
         self._triton = KeptTriton(self._launch, self._status)
@@ -123,6 +125,12 @@ class _Supervisor:
         self._wrong: dict[str, tuple[int, str]] = {}
         self.exit_status = 0
 
+    @staticmethod
+    def _metrics_port(settings: ServeSettings) -> int | None:
+        """Triton's, for the operator or for the status page, which hands it on."""
+        wanted = settings.launch.metrics_port
+        return free_port() if wanted is None and settings.status_port is not None else wanted
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Start everything; when the block ends, drain and stop it."""
@@ -133,7 +141,14 @@ class _Supervisor:
                 self._front = self._make_front()
             if settings.status_port is not None:
                 stack.enter_context(
-                    status_endpoint(self._status, address=settings.status_address, port=settings.status_port)
+                    status_endpoint(
+                        self._status,
+                        address=settings.status_address,
+                        port=settings.status_port,
+                        metrics=lambda timeout_s: metrics_page(
+                            self._status, self._launch.metrics_port, timeout_s=timeout_s
+                        ),
+                    )
                 )
             self._watch.first_copy()
             stack.callback(self._stop)
@@ -147,11 +162,12 @@ class _Supervisor:
 
     def server(self) -> RunningServer:
         """What clients see: the front's address if there is a front."""
-        server = self._triton.server
-        front = self._settings.front
-        if front is None:
-            return server
-        return replace(server, grpc_address=f"{front.address}:{self._settings.launch.grpc_port}")
+        server, settings = self._triton.server, self._settings
+        if settings.front is not None:
+            server = replace(server, grpc_address=f"{settings.front.address}:{settings.launch.grpc_port}")
+        if settings.status_port is not None:
+            server = replace(server, metrics_address=f"{settings.status_address}:{settings.status_port}")
+        return server
 
     def watch_over(self) -> None:
         """Look after everything until a signal or an error ends it.

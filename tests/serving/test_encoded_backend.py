@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import salf_serving
-from salf_contract import EXPLAIN_OUTPUTS, Metadata, PictureLimits, Preparation
+from salf_contract import EXPLAIN_OUTPUTS, PROBE_REQUEST_ID, Metadata, PictureLimits, Preparation
 
 FOLDER = Path(salf_serving.__file__).parent / "backends" / "salf_encoded"
 CLASSES, CONCEPTS = ("a", "b"), ("x", "y", "z")
@@ -155,14 +155,14 @@ def load(triton, tmp_path, monkeypatch):
         model.finalize()
 
 
-def request(*files, cancelled=False):
+def request(*files, cancelled=False, name="id"):
     inputs = {
         "encoded": Tensor("encoded", np.array([[file] for file in files], dtype=np.object_)),
         "target": Tensor("target", np.full((len(files), 1), -1, np.int32)),
     }
     return SimpleNamespace(
         inputs=inputs, requested_output_names=lambda: ["logits", "crop_box"], is_cancelled=lambda: cancelled,
-        request_id=lambda: "id", trace=lambda: None,
+        request_id=lambda: name, trace=lambda: None,
     )  # fmt: skip
 
 
@@ -229,6 +229,19 @@ def test_series_of_concepts_are_bounded(load, triton):
     model.observations.hand_over()
     series = {dict(key[1:])["concept"]: value for key, value in triton.values.items() if key[0][:8] == "salf_top"}
     assert series == {"z": 2, "other": 1}
+
+
+def test_probes_are_no_traffic(load, triton):
+    model = load()
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    responses = model.execute([request(png(), name=PROBE_REQUEST_ID), request(png(), png())])
+    assert [len(response.outputs["logits"]) for response in responses] == [1, 2]
+    model.observations.hand_over()
+    values = {key[0]: 0 for key in triton.values}
+    for key, value in triton.values.items():
+        values[key[0]] += value
+    assert values["salf_explanations_total"] == values["salf_top_concepts_total"] == 2
+    assert values["salf_explanation_seconds"] == 4, "one request in four stages"
 
 
 def test_lost_metrics_do_not_pile_up(load, triton, monkeypatch):

@@ -238,7 +238,7 @@ def test_only_the_front_is_open_to_other_hosts_and_http_is_off(served):
         if line.split()[3] == "0A" and line.split()[9] in _sockets(served.tree())
     }
     assert {address.partition(":")[0][-8:] for address in listening} == {"0100007F"}
-    assert len(listening) == 3, "the front, Triton's gRPC and the status page"
+    assert len(listening) == 4, "the front, Triton's gRPC and metrics, and the status page"
     with socket.create_connection(("127.0.0.1", served.port), timeout=5) as http:
         http.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
         assert not http.recv(4096).startswith(b"HTTP/1.1 200")

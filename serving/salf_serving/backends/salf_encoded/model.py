@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from encoded_endpoint.asks import Ask, Pictures, prepare_pictures
-from encoded_endpoint.explain_model import ExplainModel
+from encoded_endpoint.explain_model import OBSERVED, ExplainModel
 from encoded_endpoint.memory import keep_memory_small
 from encoded_endpoint.observations import Observations
 from encoded_endpoint.settings import Settings, read_settings
 from PIL import Image, PngImagePlugin
 
-from salf_contract import ENCODED_INPUT, ENCODED_OUTPUTS, Metadata, PictureRefusedError, Refusal
+from salf_contract import ENCODED_INPUT, ENCODED_OUTPUTS, PROBE_REQUEST_ID, Metadata, PictureRefusedError, Refusal
 
 #: Names of Triton's status codes (the stub fills pb_utils only after it has imported this file).
 _STATUS = {
@@ -87,7 +87,8 @@ class TritonPythonModel:
         while asks:
             asks = self._answer(asks, responses)
         total_s = time.perf_counter() - started_s
-        self.observations.took("total", self.explain_model.document.version, *[total_s] * len(requests))
+        counted = sum(request.request_id() != PROBE_REQUEST_ID for request in requests)
+        self.observations.took("total", self.explain_model.document.version, *[total_s] * counted)
         return responses
 
     def finalize(self) -> None:
@@ -121,7 +122,8 @@ class TritonPythonModel:
             started_s = time.perf_counter()
             try:
                 pictures.append(prepare_pictures(ask, document.preparation, self.limits))
-                self.observations.took("decode", document.version, time.perf_counter() - started_s)
+                if not ask.is_probe:
+                    self.observations.took("decode", document.version, time.perf_counter() - started_s)
             except Exception as error:  # noqa: BLE001
                 responses[ask.index] = self._refuse(error)
         if not pictures:
@@ -136,7 +138,7 @@ class TritonPythonModel:
             for one in pictures:
                 responses[one.ask.index] = self._refuse(error)
             return []
-        self.observations.took("infer", answered_by.version, *[infer_s] * len(pictures))
+        self.observations.took("infer", answered_by.version, *[infer_s] * _counted(pictures))
         return self._respond(pictures, answer, answered_by, responses)
 
     def _respond(
@@ -151,10 +153,11 @@ class TritonPythonModel:
                 for name in one.ask.outputs
             ]
             responses[one.ask.index] = pb_utils.InferenceResponse(tensors)
+            if not one.ask.is_probe:
+                self.observations.explained(document, {name: answer[name][start:stop] for name in OBSERVED})
             start = stop
         answer_s = time.perf_counter() - started_s
-        self.observations.took("answer", document.version, *[answer_s] * len(pictures))
-        self.observations.explained(document, answer)
+        self.observations.took("answer", document.version, *[answer_s] * _counted(pictures))
         return []
 
     def _refuse(self, error: Exception) -> Any:
@@ -166,6 +169,10 @@ class TritonPythonModel:
         self.observations.failed(error.code, self.explain_model.document.version)
         code = getattr(pb_utils.TritonError, _STATUS.get(error.code, "INVALID_ARG"))
         return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), code))
+
+
+def _counted(pictures: Sequence[Pictures]) -> int:
+    return sum(not one.ask.is_probe for one in pictures)
 
 
 def _tensor(request: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salf_contract import (
+    PROBE_REQUEST_ID,
     PictureError,
     PictureLimits,
     PictureRefusedError,
@@ -35,6 +36,11 @@ class Ask:
     target: NDArray[np.int32]
     outputs: tuple[str, ...]
     request: Any
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the server asks itself; metrics are about clients' pictures."""
+        return bool(self.request.request_id() == PROBE_REQUEST_ID)
 
 
 @dataclass(frozen=True)

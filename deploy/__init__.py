@@ -1,0 +1,1 @@
+"""Files that operations deploy, and the code that writes some of them."""

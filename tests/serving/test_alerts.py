@@ -1,0 +1,199 @@
+"""A real Prometheus scrapes a real server, which is broken until each alert has fired."""
+
+import itertools
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import pytest
+from encoded_requests import Endpoint, Failure
+from prometheus_server import Prometheus, prometheus_running, rules
+from served import Served, serving, wait_until
+
+from deploy.grafana.generate import queries
+from salf_contract import parse_metadata, with_served_version
+from salf_serving.control import workers
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "demonstration" / "pictures"
+DOCUMENT = parse_metadata((ROOT / "model_repository/scenes_encoded/1/metadata.json").read_bytes())
+HARBOUR = DOCUMENT.classes.index("harbour")
+FRONT = "concurrent_requests = 30\nconcurrent_requests_per_client = 30\n"
+#: Fired for certain only by rules_test.yaml: a model that shows all of its concepts always covers everything.
+NOT_PROVOKED = {"SalfCoverageDrift"}
+
+
+class Traffic:
+    """A few clients who ask why a picture is a harbour, ten times a second in all, and once in a while send rubbish."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.picture = (PICTURES / "harbour.jpg").read_bytes()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+
+    def _ask(self) -> None:
+        endpoint = Endpoint(self.address)
+        for number in itertools.count():
+            if self._stop.wait(0.25):
+                break
+            endpoint.ask(b"rubbish" if number % 20 == 19 else self.picture, target=HARBOUR, timeout_s=5)
+        endpoint.channel.close()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    return Path(shutil.copytree(ROOT / "model_repository", tmp_path_factory.mktemp("alerts") / "models"))
+
+
+@pytest.fixture(scope="module")
+def served(repository, runtime, nginx, tmp_path_factory) -> Iterator[Served]:
+    with serving(repository, tmp_path_factory.mktemp("alerts-server"), nginx=nginx, front=FRONT) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def traffic(served) -> Iterator[Traffic]:
+    with Traffic(served.address) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prometheus(served, traffic, debian_program, tmp_path_factory) -> Iterator[Prometheus]:
+    program = debian_program("prometheus", "prometheus")
+    with prometheus_running(program, tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{served.status_port}") as one:
+        yield one
+
+
+@pytest.fixture
+def fires(prometheus):
+    """Wait until alerts have fired since the test began; `again` is done whenever that takes too long."""
+    since_s = time.time()
+
+    def wait(*alerts: str, again=lambda: None, tries: int = 4) -> None:
+        missing = set(alerts)
+        for _ in range(tries):
+            deadline_s = time.monotonic() + 9
+            while missing and time.monotonic() < deadline_s:
+                missing -= prometheus.fired(since_s)
+                time.sleep(0.3)
+            if not missing:
+                return
+            again()
+        pytest.fail(f"{', '.join(sorted(missing))} did not fire")
+
+    return wait
+
+
+def test_a_healthy_server_is_scraped_whole_and_fires_nothing(prometheus, served):
+    wait_until(lambda: prometheus.now("class:salf_top_concepts:distance_1h_1d"), 30, "the last of the rules' results")
+    wait_until(lambda: not prometheus.firing(), 15, "silence")
+    time.sleep(3)
+    assert prometheus.firing() == set()
+    (target,) = prometheus.ask("targets")["activeTargets"]
+    assert target["health"] == "up", target["lastError"]
+    for group in prometheus.ask("rules")["groups"]:
+        for rule in group["rules"]:
+            assert rule["health"] == "ok", rule
+    scraped = ("salf_ready == 1", "salf_triton_up == 1", "nv_inference_count", "salf_explanations_total",
+               'salf_front_requests_total{call="ModelInfer"}', 'salf_probe_seconds_count{model="scenes"}')  # fmt: skip
+    for metric in scraped:
+        assert prometheus.now(metric), metric
+    (share,) = prometheus.now('concept:salf_top_concepts:share_1h{class="harbour"}')
+    assert float(share["value"][1]) == 1, "the same picture has the same explanation, and probes do not count"
+
+
+def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, fires):
+    """Requests that wait for it come late; those that find no place are refused."""
+
+    def hang() -> None:
+        triton = served.triton()
+        with ThreadPoolExecutor(50) as pool:
+            os.kill(triton, signal.SIGSTOP)
+            try:
+                answers = pool.map(lambda endpoint: endpoint.ask(picture), [Endpoint(served.address)] * 50)
+                time.sleep(2.2)
+            finally:
+                os.kill(triton, signal.SIGCONT)
+            for answer in answers:
+                assert not isinstance(answer, Failure) or "too many requests" in answer.message
+
+    picture = (PICTURES / "farm.jpg").read_bytes()
+    hang()
+    fires("SalfTritonDown", "SalfLatencyBurnsFast", "SalfLatencyBurnsSlowly", "SalfRefusesForLoad", again=hang)
+
+
+def test_a_killed_worker_is_seen(served, fires):
+    wait_until(served.is_ready, 30, "readiness")
+
+    def kill() -> None:
+        for pid in [pid for pid, model in workers(served.triton()).items() if model == "scenes"]:
+            os.kill(pid, signal.SIGKILL)
+
+    kill()
+    fires("SalfWorkerRestarted", "SalfExplanationsFail", again=kill)
+
+
+def test_a_killed_triton_is_seen(served, fires):
+    wait_until(served.is_ready, 30, "readiness")
+
+    def kill() -> None:
+        os.kill(served.triton(), signal.SIGKILL)
+
+    kill()
+    fires("SalfProcessRestarted", "SalfErrors", "SalfNotReady", again=kill)
+
+
+def test_a_corrupt_version_is_seen(served, repository, fires):
+    wait_until(served.is_ready, 30, "readiness")
+    model = repository / "scenes"
+    shutil.copytree(model / "1", model / "2")
+    (model / "2" / "model.onnx").write_bytes(b"no model")
+    new = model / "config.new"
+    new.write_text(with_served_version((model / "config.pbtxt").read_text(), 2))
+    new.replace(model / "config.pbtxt")
+    fires("SalfVersionRefused")
+    assert served.is_ready()
+
+
+def test_explanations_that_change_are_seen(prometheus, served, traffic, fires):
+    """The same question about pictures in which another concept speaks most about a harbour."""
+    endpoint = Endpoint(served.address)
+    strongest = {
+        path: endpoint.ask(path.read_bytes(), target=HARBOUR)["top_concepts"][0, 0] for path in PICTURES.glob("*.jpg")
+    }
+    endpoint.channel.close()
+    other = next(path for path, concept in strongest.items() if concept != strongest[PICTURES / "harbour.jpg"])
+    wait_until(lambda: "SalfTopConceptsDrift" not in prometheus.firing())
+    traffic.picture = other.read_bytes()
+    fires("SalfTopConceptsDrift")
+
+
+def test_every_rule_and_every_query_of_the_dashboard_has_given_data(prometheus):
+    recorded = [rule["record"] for rule in rules() if "record" in rule]
+    assert [query for query in (*recorded, *queries()) if not prometheus.ever(query)] == []
+
+
+def test_a_server_that_is_gone_is_seen_and_no_alert_is_untried(prometheus, served, fires):
+    assert served.stop() == 0
+    fires("SalfDown")
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+    assert alerts - prometheus.fired(prometheus.started_s) <= NOT_PROVOKED
