@@ -350,6 +350,17 @@ def figures_of_the_card() -> dict[str, str]:
     }
 
 
+def figures_of_the_evaluation() -> dict[str, str]:
+    """README's rows about class maps, from the committed evaluation.json."""
+    found = json.loads((ROOT / "demonstration" / "evaluation.json").read_text())["segmentation"]
+    return {
+        f"class maps against masks, {method}: pixel accuracy / mIoU / mAP": " / ".join(
+            f"{found[method][name]:.1%}" for name in ("pixel_accuracy", "mean_iou", "average_precision")
+        )
+        for method in ("SALF-CBM", "Grad-CAM", "Integrated gradients")
+    }
+
+
 def figures_of_the_benchmarks() -> dict[str, str]:
     """README's rows about cost, from what benchmarks/README.md documents."""
     text = page_text("benchmarks/README.md")
@@ -374,7 +385,7 @@ def figures_of_the_benchmarks() -> dict[str, str]:
 
 def test_the_readme_shows_no_other_figures_than_card_and_benchmarks(model_is_committed: bool) -> None:
     shown = table_rows(page_text("README.md"), "| figure |")
-    card, benchmarks = figures_of_the_card(), figures_of_the_benchmarks()
+    card, benchmarks = figures_of_the_card(), figures_of_the_benchmarks() | figures_of_the_evaluation()
     assert shown.keys() == card.keys() | benchmarks.keys()
     assert {name: shown[name] for name in benchmarks} == benchmarks
     if model_is_committed:
@@ -398,3 +409,25 @@ def test_the_answer_size_is_what_the_readme_says() -> None:
 def test_the_readme_shows_a_small_picture() -> None:
     (name,) = re.findall(r"!\[[^\]]+\]\((docs/images/[^)]+)\)", page_text("README.md"))
     assert (ROOT / name).stat().st_size <= 150_000
+
+
+def test_the_page_on_evaluation_shows_the_committed_evaluation_of_the_committed_model(
+    model_is_committed: bool,
+) -> None:
+    found = json.loads((ROOT / "demonstration" / "evaluation.json").read_text())
+    if model_is_committed:
+        assert found["weights_sha256"] == json.loads((CHECKPOINT / "card.json").read_text())["weights_sha256"]
+    text = page_text("docs/evaluation.md")
+    by_heatmap = [line for line in text.splitlines() if line.startswith("| ")]
+    for method, figures in found["segmentation"].items():
+        faithful = found["faithfulness"][method]
+        cells = [f"{value:.1%}" for value in figures.values()]
+        cells += [f"{faithful['deletion_area']:.3f}", f"{faithful['insertion_area']:.3f}"]
+        assert f"| {method} | {' | '.join(cells)} |" in by_heatmap, "update docs/evaluation.md"
+    accuracy = found["accuracy"]
+    points = [f"{point['concepts_per_class']:.1f}: {point['accuracy']:.1%}" for point in accuracy["refitted"]["curve"]]
+    for said in (*points, f"dense: {accuracy['refitted']['dense']:.1%}", f"backbone: {accuracy['backbone']:.1%}"):
+        assert said in text, said
+    for places in ("concept_places", "deciding_places"):
+        named = [found[places][name] for name in ("pointing_game", "iou", "iou_same_area", "energy_inside")]
+        assert " | ".join(f"{value:.1%}" for value in named) in text, places
