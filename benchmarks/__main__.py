@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.report import CannotMeasureError, Result, print_result, write_result
 
 #: Names of modules in this package; each has `measure(*, quick: bool) -> Result`.
-NAMES = ("explain_cost", "answer_size", "head_solver", "sdk_overhead")
+NAMES = ("explain_cost", "answer_size", "head_solver", "sdk_overhead", "batch_scoring")
 
 
 def main(

@@ -8,7 +8,7 @@ import pytest
 from demonstration.paths import ROOT
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scored_stores import jpeg  # noqa: E402 - found by the line above
+from scored_stores import jpeg
 
 
 @pytest.fixture
