@@ -18,6 +18,8 @@ _STORES = {
     "https": ("batch", "no variable: addresses must be open"),
 }
 _ATTEMPTS, _FIRST_PAUSE_S = 5, 0.2
+#: Stores that would repeat on their own do not: repetitions are counted here, and not multiplied.
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}
 #: HTTP statuses that a repetition does not change: this address has no picture.
 _GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
 
@@ -132,7 +134,9 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
     scheme = "" if scheme in ("file", "local") else scheme
     extra, variables = _STORES.get(scheme, ("batch", "what fsspec says"))
     try:
-        files = fsspec.filesystem(scheme or "file")
+        files = fsspec.filesystem(scheme or "file", **_OPTIONS.get(scheme, {}))
+        if hasattr(files, "retries"):
+            files.retries = 1
         path = files._strip_protocol(url if scheme else rest)  # noqa: SLF001 - what fsspec.core.url_to_fs calls, too
     except ImportError as error:
         raise MissingExtraError(

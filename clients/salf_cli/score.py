@@ -1,5 +1,6 @@
 """`salf score` and `salf report`: a whole store of pictures."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +50,8 @@ def score(
 
     Example: salf score photos/ --out scored/
     """
+    # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from salf_batch import Settings
     from salf_batch import score as score_store
 
