@@ -12,7 +12,7 @@ BIN := .venv/bin
 export SALF_RUNTIME := $(CURDIR)/.runtime
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint train bench clean
+.PHONY: help demo test lint train bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -53,3 +53,13 @@ clean:  ## remove environments and outputs
 .runtime/.installed: pyproject.toml | .venv/.base-installed
 	$(BIN)/salf serve --install
 	touch $@
+
+lock: .venv/.dev-installed  ## pin what the images install, with hashes, from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --extra serve pyproject.toml --output-file deploy/requirements-serve.txt
+	$(BIN)/python -c "from salf_serving.runtime import runtime_pins; print(*runtime_pins(), sep='\n')" \
+		| $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --no-deps - --output-file deploy/requirements-runtime.txt
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], 'wheel', sep='\n')" \
+		| $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header - --output-file deploy/requirements-build.txt

@@ -15,7 +15,18 @@ from rich.console import Console
 from benchmarks.report import CannotMeasureError, Result, print_result, write_result
 
 #: Names of modules in this package; each has `measure(*, quick: bool) -> Result`.
-NAMES = ("explain_cost", "answer_size", "head_solver", "sdk_overhead", "batch_scoring")
+NAMES = (
+    "explain_cost",
+    "answer_size",
+    "post_hoc",
+    "precision",
+    "serve_overhead",
+    "encoded_path",
+    "sdk_overhead",
+    "batch_scoring",
+    "overload",
+    "head_solver",
+)
 
 
 def main(

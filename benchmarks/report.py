@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-_PACKAGES = ("salf", "numpy", "onnx", "onnxruntime", "torch", "timm", "tritonclient", "grpcio")
+_PACKAGES = ("salf", "numpy", "onnx", "onnxruntime", "openvino", "torch", "timm", "tritonclient", "grpcio")
 #: CPU features that decide how fast a network runs.
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16")
 

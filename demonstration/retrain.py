@@ -98,6 +98,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row("  encoder's similarities", f"{found.encoder:.1%}")
         table.add_row("  centre point", f"{found.centre_point:.1%}")
         table.add_row("  random point", f"{found.random_point:.1%}")
+    if (named := evaluation.naming) is not None:
+        table.add_row("evidence by concepts of this world", f"{named.drawn:.1%}")
+        table.add_row("evidence that says the truth", f"{named.true:.1%}")
+        table.add_row("present evidence on the thing it names", f"{named.well_placed:.1%}")
     return table
 
 

@@ -1,7 +1,9 @@
 """Fixtures that several rooms' tests share."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,32 @@ def triton_server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) ->
     assert not Path(f"/proc/{server.pid}").exists(), f"tritonserver {server.pid} outlived its test session"
     left = list(SHARED_MEMORY.glob(f"salf_{os.getpid()}_*"))
     assert not left, f"shared memory was left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def debian_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Find a program (name, Debian package); a missing one is installed by root, and unpacked by anybody else.
+
+    Whoever needs one fails without it: nothing is skipped.
+    """
+
+    def find(name: str, package: str) -> Path:
+        folders = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
+        if found := shutil.which(name, path=folders):
+            return Path(found)
+        unpacked = tmp_path_factory.mktemp(package)
+        if os.geteuid() == 0:
+            environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+            subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)
+            command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+            subprocess.run(command, check=True, env=environment)
+        else:
+            subprocess.run(["apt-get", "download", package], check=True, cwd=unpacked)
+            for archive in unpacked.glob("*.deb"):
+                subprocess.run(["dpkg", "-x", archive, unpacked], check=True)
+            folders = f"{unpacked}/usr/sbin:{unpacked}/usr/bin"
+        found = shutil.which(name, path=folders)
+        assert found, f"the package {package} brought no {name}"
+        return Path(found)
+
+    return find

@@ -126,7 +126,7 @@ def test_the_committed_model_is_as_accurate_as_its_card_says(checkpoint: Checkpo
 def test_a_tiny_world_goes_from_nothing_to_an_explained_answer(tmp_path: Path, runtime) -> None:
     settings = SceneWorldSettings(
         scenes=360,
-        presence_cutoff=-1.0,
+        concept_filters=None,
         held_out_scenes=60,
         encoder_scenes=120,
         circles_per_scene=4,

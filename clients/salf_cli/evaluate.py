@@ -22,6 +22,9 @@ def evaluate(
         Path | None, typer.Option(help="Training settings (YAML) whose encoder the concepts are compared with.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most pictures; a seeded choice.")] = None,
+    place_pictures: Annotated[
+        int, typer.Option(min=1, help="Most pictures that heatmaps and masks are compared on; a seeded choice.")
+    ] = 500,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
 ) -> None:
     """Measure accuracy, places and faithfulness; write a report for people and one for programs.
@@ -29,11 +32,19 @@ def evaluate(
     Example: salf evaluate runs/scenes --data runs/scenes-data/held_out --out evaluation
     """
     from salf_cli.stages import StageBars
+    from salf_training.evaluation.evaluating import EvaluationSettings
     from salf_training.evaluation.writing import evaluate_folder
 
+    settings = EvaluationSettings(limit=limit, place_pictures=place_pictures)
     with StageBars(stderr_console()) as bars:
         report = evaluate_folder(
-            checkpoint, data, out, train_data=train_data, encoder_settings=encoder, limit=limit, on_progress=bars
+            checkpoint,
+            data,
+            out,
+            train_data=train_data,
+            encoder_settings=encoder,
+            settings=settings,
+            on_progress=bars,
         )
     if json:
         print_json(report.model_dump(mode="json"))

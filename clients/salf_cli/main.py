@@ -10,9 +10,11 @@ from salf_cli.evaluate import evaluate
 from salf_cli.explain import explain, models
 from salf_cli.export import export
 from salf_cli.import_ import import_published
+from salf_cli.repository import list_versions, publish, rollback, verify
 from salf_cli.score import report, score
 from salf_cli.serve import serve
 from salf_cli.train import train
+from salf_cli.tune import tune
 
 app = typer.Typer(
     name="salf",
@@ -27,6 +29,11 @@ app.command(no_args_is_help=True)(score)
 app.command(no_args_is_help=True)(report)
 app.command()(serve)
 app.command(no_args_is_help=True)(export)
+app.command("list", no_args_is_help=True)(list_versions)
+app.command(no_args_is_help=True)(verify)
+app.command(no_args_is_help=True)(publish)
+app.command(no_args_is_help=True)(rollback)
+app.command(no_args_is_help=True)(tune)
 app.command(no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)
 app.command("import", no_args_is_help=True)(import_published)

@@ -1,5 +1,8 @@
 """`salf serve`: the server."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,16 +23,30 @@ def serve(
         bool, typer.Option("--install", help="Make the server's own environment first; alone, only that.")
     ] = False,
     grpc_port: Annotated[
-        int, typer.Option("--grpc-port", "--port", min=1, max=65535, help="Loopback port for gRPC.")
+        int, typer.Option("--grpc-port", "--port", min=1, max=65535, help="Port that clients connect to (gRPC).")
     ] = 8001,
+    front: Annotated[
+        bool, typer.Option("--front", help="Put nginx before Triton: limits, and models that change without a pause.")
+    ] = False,
+    front_settings: Annotated[
+        Path | None, typer.Option(help="TOML file for the front: TLS, tokens, limits; implies --front.")
+    ] = None,
+    status_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port for /healthz, /readyz, /metrics; none by default.")
+    ] = None,
+    status_address: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Loopback port for Prometheus metrics; none by default.")
+        int | None, typer.Option(min=1, max=65535, help="Loopback port for Triton's own metrics; none by default.")
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Triton's log; in your state folder by default.")] = None,
     startup_timeout: Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")] = 60.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one inference; the models say by default.")
     ] = None,
+    shared_memory: Annotated[
+        bool,
+        typer.Option("--shared-memory", help="Let clients of this host pass pictures in /dev/shm; no --front."),
+    ] = False,
 ) -> None:
     """Serve models with Triton, until Ctrl-C.
 
@@ -37,21 +54,44 @@ def serve(
     """
     if repository is None and not install:
         raise UsageFailure("salf serve needs a model repository, such as: salf serve model_repository")
+    if shared_memory and (front or front_settings):
+        raise UsageFailure("--shared-memory is for clients that ask Triton itself: leave it or --front out")
     if install:
         _install()
     if repository is not None:
+        from salf_serving import FrontSettings, LaunchSettings, ServeSettings, read_front_settings
         from salf_serving import serve as serve_repository
 
-        status = serve_repository(
-            repository,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
-            log_file=log_file,
-            startup_timeout_s=startup_timeout,
-            threads=threads,
-            on_ready=_say_ready,
+        settings = ServeSettings(
+            launch=LaunchSettings(
+                repository=repository,
+                grpc_port=grpc_port,
+                metrics_port=metrics_port,
+                log_file=log_file,
+                startup_timeout_s=startup_timeout,
+                threads=threads,
+                shared_memory=shared_memory,
+            ),
+            front=read_front_settings(front_settings) if front_settings else FrontSettings() if front else None,
+            status_port=status_port,
+            status_address=status_address,
         )
+        with _log_on_stderr():
+            status = serve_repository(settings, on_ready=_say_ready)
         raise typer.Exit(status)
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Say what the supervisor sees and does, one line each."""
+    logger, handler = logging.getLogger("salf_serving"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _install() -> None:
@@ -70,7 +110,7 @@ def _say_ready(server: "RunningServer") -> None:
     models = ", ".join(f"{model.name} version {model.version}" for model in server.models)
     lines = [f"Triton {server.version} is ready at {server.grpc_address} (gRPC): {models}"]
     if server.metrics_address is not None:
-        lines.append(f"metrics: http://{server.metrics_address}/metrics")
+        lines.append(f"Triton's metrics: http://{server.metrics_address}/metrics")
     lines += [f"log: {server.log_file}", "stop it with Ctrl-C"]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

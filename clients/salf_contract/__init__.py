@@ -3,10 +3,27 @@
 Needs numpy, Pillow and pydantic only, and does no I/O.
 """
 
-from salf_contract.errors import ConfigError, ContractError, ManifestError, MetadataError, PictureError, RegionError
+from salf_contract.errors import (
+    ConfigError,
+    ContractError,
+    ManifestError,
+    MetadataError,
+    PictureError,
+    RegionError,
+    TuningError,
+)
+from salf_contract.limits import (
+    PictureLimits,
+    PictureRefusedError,
+    Refusal,
+    broken_picture,
+    open_within,
+    read_refusal,
+)
 from salf_contract.manifest import MANIFEST_FILE, FileStamp, Manifest, manifest_problems, parse_manifest
 from salf_contract.metadata import (
     METADATA_FILE,
+    ExplanationFidelity,
     Fidelity,
     Metadata,
     contract_id_from_words,
@@ -21,6 +38,7 @@ from salf_contract.model_config import (
     parameters_in,
     parse_config,
     quoted,
+    scalar,
     seal_is_intact,
     sealed,
     served_versions,
@@ -64,6 +82,7 @@ from salf_contract.tensors import (
     TensorSpec,
     sum_tolerance,
 )
+from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
 
 __all__ = [
     "ALL_MAPS_MODEL",
@@ -88,6 +107,7 @@ __all__ = [
     "METADATA_FILE",
     "NO_CONCEPT",
     "PREDICTED_CLASS",
+    "THREAD_PARAMETERS",
     "VERSION_CONFIG_FILE",
     "WHAT_IF_INPUTS",
     "WHAT_IF_MODEL",
@@ -95,6 +115,7 @@ __all__ = [
     "ConfigError",
     "ConfigField",
     "ContractError",
+    "ExplanationFidelity",
     "Fidelity",
     "FileStamp",
     "Manifest",
@@ -102,13 +123,21 @@ __all__ = [
     "Metadata",
     "MetadataError",
     "PictureError",
+    "PictureLimits",
+    "PictureRefusedError",
     "Preparation",
     "Prepared",
+    "Refusal",
     "RegionError",
     "TensorSpec",
+    "Trial",
+    "Tuning",
+    "TuningError",
+    "TuningRecord",
     "array_to_picture",
     "box_coverage",
     "box_weights",
+    "broken_picture",
     "contract_id_from_words",
     "decode_picture",
     "manifest_problems",
@@ -116,21 +145,27 @@ __all__ = [
     "mask_weights",
     "metadata_in_parameters",
     "metadata_parameter",
+    "open_within",
     "parameters_in",
     "parse_config",
     "parse_manifest",
     "parse_metadata",
+    "parse_tuning",
     "place_map",
     "point_coverage",
     "point_weights",
     "prepare",
     "quoted",
+    "read_refusal",
+    "scalar",
     "seal_is_intact",
     "sealed",
     "served_versions",
     "sum_tolerance",
     "to_rgb",
+    "tuning_file",
     "with_field",
     "with_parameter",
     "with_served_version",
+    "with_tuning",
 ]

@@ -2,10 +2,12 @@
 
 ContractError
 ├── PictureError    bytes, a file or an array that is no usable picture
+│   └── PictureRefusedError   outside the limits of the encoded endpoint (in limits.py, with its codes)
 ├── RegionError     a point, box or mask that marks nothing a model saw
 ├── MetadataError   a metadata document that is broken or of another format version
 ├── ManifestError   a manifest that is broken, changed or of another format version
-└── ConfigError     a config.pbtxt that is no protobuf text format
+├── ConfigError     a config.pbtxt that is no protobuf text format
+└── TuningError     a record of a tuning that is broken or of another format version
 """
 
 
@@ -31,3 +33,7 @@ class ManifestError(ContractError):
 
 class ConfigError(ContractError):
     """A config.pbtxt cannot be read."""
+
+
+class TuningError(ContractError):
+    """The record of a tuning is not valid JSON, misses fields, or has an unknown format version."""

@@ -26,13 +26,37 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ExplanationFidelity(_Document):
+    """Whether explanations are those of the PyTorch model, on pictures that the export was not calibrated on.
+
+    Compared is the explanation of the class that the PyTorch model predicts, by its five strongest concepts (fewer
+    where a class has fewer).
+    """
+
+    pictures: int = Field(ge=1, description="how many pictures were compared")
+    class_agreement: float = Field(ge=0, le=1, description="share of pictures with the same predicted class")
+    top5_overlap: float = Field(ge=0, le=1, description="share of the five strongest concepts that are still shown")
+    top5_order: float = Field(ge=0, le=1, description="the same overlap, averaged over the depths 1 to 5")
+    map_cosine: float = Field(ge=-1.000001, le=1.000001, description="mean cosine of those concepts' maps")
+    lowest_map_cosine: float = Field(ge=-1.000001, le=1.000001)
+    largest_contribution_error: float = Field(ge=0, description="of those concepts, in logits")
+    pointing: float | None = Field(
+        default=None, ge=0, le=1, description="share of maps with their maximum on the concept, where masks exist"
+    )
+    pointing_source: float | None = Field(default=None, ge=0, le=1, description="the same of the PyTorch model")
+
+
 class Fidelity(_Document):
     """How close the exported graphs are to the PyTorch model they came from."""
 
     runtime: str = Field(description="what ran the graph, e.g. 'onnxruntime 1.32.0'")
     precision: Literal["fp32", "fp16", "bf16", "int8"]
     max_abs_error: dict[str, float] = Field(description="output name -> largest absolute difference")
-    pictures: int = Field(ge=1, description="how many inputs were compared")
+    pictures: int = Field(ge=1, description="how many made-up inputs were compared for max_abs_error")
+    explanations: ExplanationFidelity | None = Field(
+        default=None, description="on real pictures; always there when the precision is not fp32"
+    )
+    kept_float: tuple[str, ...] = Field(default=(), description="blocks of the backbone that int8 leaves in float")
 
 
 class Metadata(_Document):

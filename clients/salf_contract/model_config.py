@@ -67,6 +67,12 @@ def parse_config(text: str) -> tuple[ConfigField, ...]:
     return fields
 
 
+def scalar(message: Sequence[ConfigField], name: str) -> str | None:
+    """The last value of a scalar field of a message (or of the whole config); None if it is not there."""
+    found = [value for field in message if field.name == name for value in field.values if isinstance(value, str)]
+    return found[-1] if found else None
+
+
 def parameters_in(text: str) -> dict[str, str]:
     """The `parameters` of a config.pbtxt: key -> string value.
 
@@ -78,9 +84,9 @@ def parameters_in(text: str) -> dict[str, str]:
         if field.name != "parameters":
             continue
         for message in field.messages:
-            key = _scalar(message, "key")
+            key = scalar(message, "key")
             values = [inner for part in message if part.name == "value" for inner in part.messages]
-            found[key or ""] = _scalar(values[-1], "string_value") or "" if values else ""
+            found[key or ""] = scalar(values[-1], "string_value") or "" if values else ""
     return found
 
 
@@ -132,7 +138,7 @@ def with_parameter(text: str, key: str, value: str | None) -> str:
     """
     spans = []
     for field in parse_config(text):
-        keys = [_scalar(message, "key") for message in field.messages] if field.name == "parameters" else []
+        keys = [scalar(message, "key") for message in field.messages] if field.name == "parameters" else []
         if key in keys:
             if len(keys) > 1:
                 raise ConfigError(f"{CONFIG_FILE} lists parameter {key!r} with others; give each a line of its own")
@@ -268,12 +274,6 @@ def _unescaped(text: str) -> bytes:
         return bytes([int(code[1:], 16)]) if code[:1] == b"x" and len(code) > 1 else _LETTERS.get(code, code)
 
     return _ESCAPE.sub(byte, text.encode())
-
-
-def _scalar(message: Sequence[ConfigField], name: str) -> str | None:
-    """The last value of a scalar field; None if it is not there."""
-    found = [value for field in message if field.name == name for value in field.values if isinstance(value, str)]
-    return found[-1] if found else None
 
 
 def _version(text: object) -> int:

@@ -86,8 +86,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if upright.mode == "RGB":
         return upright
     if upright.mode in _SIXTEEN_BIT_MODES:
-        samples = np.asarray(upright).astype(np.float64) / 257.0
-        return Image.fromarray(samples.clip(0, 255).astype(np.uint8)).convert("RGB")
+        samples = np.asarray(upright)
+        if upright.mode == "I":  # 32 bits that hold 16
+            samples = samples.clip(0, 0xFFFF)
+        return Image.fromarray((samples // 257).astype(np.uint8)).convert("RGB")
     if upright.mode == "La":
         upright = upright.convert("LA")  # Pillow knows no direct way
     if upright.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in upright.info:

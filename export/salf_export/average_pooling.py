@@ -9,6 +9,7 @@ from salf_export.evidence import Candidates, axes, rank, row_index, write_top_ma
 from salf_export.folding import FoldedHead, most_concepts_per_class, sparse_table
 from salf_export.graph_builder import GraphBuilder
 from salf_export.resizing import Size, add_resize, resize_matrix
+from salf_export.what_if import Edits, region_features
 
 #: Above this share of M, computing all z in one matrix product is cheaper than gathering the class's own rows of A.
 #: Measured on two cores (C=2048, M=4741): at batch 8 they break even between 0.05 and 0.15, at batch 1 above 0.5.
@@ -69,6 +70,23 @@ class AveragePooling:
         offset_column = graph.add("Unsqueeze", offsets, axes(graph, 2), name="top_offsets_column")
         maps = graph.add("Add", resized, offset_column, name="top_maps_or_more")
         write_top_maps(graph, maps, shown, size=self.map_size)
+
+    def region_scores(self, region: str) -> str:
+        """Z [B,M] of the part of the picture that the weights FP32 [B,h,w] pick."""
+        graph = self._graph
+        column = region_features(
+            graph, self._flat_features(), region, cells=self._cells, map_size=self.map_size
+        )  # [B,C,1]
+        features = graph.add("Squeeze", column, axes(graph, 2), name="region_features_row")
+        weight = graph.constant("score_weight", self._head.score_weight)
+        offset = graph.constant("score_offset", self._head.score_offset)
+        return graph.add("Gemm", features, weight, offset, name="region_scores_or_not", transB=1)
+
+    def slot_shifts(self, edits: Edits) -> str:
+        """How far each edit moves its concept's z: strength * mean(mask), [B,E]."""
+        graph = self._graph
+        share = graph.add("ReduceMean", edits.masks, axes(graph, 2), name="edit_mask_means", keepdims=0)
+        return graph.add("Mul", edits.strengths, share, name="edit_shifts")
 
     def _pool(self) -> str:
         """Mean g [B,C] over the cells of the features, or of the resized features."""

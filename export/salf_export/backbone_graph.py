@@ -29,7 +29,8 @@ class _Features(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.features(image)
+        # Floats first: TensorRT takes UINT8 as a network's input, but transposes nothing of this type.
+        return self.model.features(image.to(self.model.pixel_std.dtype))
 
 
 def backbone_graph(model: SalfModel, preparation: Preparation) -> ModelProto:
@@ -100,6 +101,7 @@ def _plain(exported: ModelProto) -> ModelProto:
         )
         for place, node in enumerate(graph.node)
     ]
+    _ask_floats_for_their_shape(nodes)
     plain = onnx.helper.make_graph(
         nodes,
         "features",
@@ -110,6 +112,16 @@ def _plain(exported: ModelProto) -> ModelProto:
     return onnx.helper.make_model(
         plain, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="salf"
     )
+
+
+def _ask_floats_for_their_shape(nodes: list[onnx.NodeProto]) -> None:
+    """Let the picture be cast first, and its batch size be read from the floats: TensorRT reads no shape of UINT8."""
+    cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == IMAGE_INPUT.name)
+    nodes.remove(cast)
+    nodes.insert(0, cast)
+    for node in nodes:
+        if node.op_type == "Shape" and node.input[0] == IMAGE_INPUT.name:
+            node.input[0] = cast.output[0]
 
 
 def _single_tensor(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -1,15 +1,10 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
-import hashlib
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -18,48 +13,68 @@ from salf_contract import (
     ALL_MAPS_OUTPUTS,
     ALL_SCORES_MODEL,
     ALL_SCORES_OUTPUTS,
+    ENCODED_INPUTS,
+    ENCODED_MODEL,
+    ENCODED_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
-    FEATURES_INPUT,
     FROM_FEATURES_INPUTS,
     FROM_FEATURES_MODEL,
     FROM_FEATURES_OUTPUTS,
     IMAGE_INPUT,
     METADATA_FILE,
-    PREDICTED_CLASS,
+    WHAT_IF_INPUTS,
+    WHAT_IF_MODEL,
+    WHAT_IF_OUTPUTS,
     Fidelity,
     Metadata,
     TensorSpec,
 )
+from salf_export.artefacts import make_artefacts
 from salf_export.backbone_graph import backbone_graph
+from salf_export.description import describe
 from salf_export.errors import OptionError, RepositoryError, SourceError
+from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
+from salf_export.gate import Thresholds, check_gate
 from salf_export.graph_builder import identity_features
-from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph
-from salf_export.repository import ModelFolder, check_name, choose_version, publish, read_documents
-from salf_export.runtime import Arrays, GraphSession
-from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
-from salf_export.verification import BOUND, check_pictures, smooth_picture, verify
+from salf_export.graphs import (
+    all_maps_graph,
+    all_scores_graph,
+    explain_graph,
+    from_features_graph,
+    what_if_graph,
+)
+from salf_export.kinds import FP32, Kind, check_kind
+from salf_export.pictures import read_pictures
+from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
+from salf_export.publishing import publish
+from salf_export.reduction import (
+    FIDELITY_FILE,
+    FidelityReport,
+    block_reports,
+    check_folders,
+    picture_set,
+    reduce_backbone,
+)
+from salf_export.repository import ModelFolder, check_name, choose_version, read_documents
+from salf_export.triton_config import Role, ServingSettings, config_text
+from salf_export.verification import BOUND, check_pictures, verify
 from salf_training.checkpoint import (
-    CARD_FILE,
-    CLASSES_FILE,
-    CONCEPTS_FILE,
-    WEIGHTS_FILE,
     Checkpoint,
-    ModelCard,
-    file_sha256,
     load_checkpoint,
 )
 from salf_training.errors import TrainingError
 
-PROBE_FILE = "probe.npz"
 DEFAULT_TOP = 16
 
 #: The models, in the order in which they appear: whoever finds NAME finds the others too.
 _ROLES: dict[Role, tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
     "all_maps": (ALL_MAPS_MODEL, (IMAGE_INPUT,), ALL_MAPS_OUTPUTS),
     "all_scores": (ALL_SCORES_MODEL, (IMAGE_INPUT,), ALL_SCORES_OUTPUTS),
+    "what_if": (WHAT_IF_MODEL, WHAT_IF_INPUTS, WHAT_IF_OUTPUTS),
     "from_features": (FROM_FEATURES_MODEL, FROM_FEATURES_INPUTS, FROM_FEATURES_OUTPUTS),
+    "encoded": (ENCODED_MODEL, ENCODED_INPUTS, ENCODED_OUTPUTS),
     "explain": ("{name}", EXPLAIN_INPUTS, EXPLAIN_OUTPUTS),
 }
 
@@ -75,7 +90,7 @@ class ExportReport:
         top: slots of the explanation, after clipping to the number of concepts.
         contract_id: 32 hex digits that every answer carries.
         fidelity: how close the graphs are to the PyTorch model.
-        graph_bytes: model name -> size of model.onnx.
+        graph_bytes: model name -> size of what its runtime reads; models may share weights.
     """
 
     repository: Path
@@ -98,8 +113,14 @@ def export_checkpoint(
     settings: ServingSettings | None = None,
     bound: float = BOUND,
     from_features: bool = False,
+    encoded: bool = True,
+    kind: Kind = FP32,
+    calibration: Path | None = None,
+    held_out: Path | None = None,
+    thresholds: Thresholds | None = None,
+    on_step: Callable[[str], None] = lambda _text: None,
 ) -> ExportReport:
-    """Export a checkpoint as the models NAME, NAME_all_maps and NAME_all_scores, if they answer as it does.
+    """Export a checkpoint as NAME and the models beside it, if they answer as it does.
 
     A checkpoint without a backbone (`features` on its card) becomes the model NAME_from_features alone.
 
@@ -113,18 +134,29 @@ def export_checkpoint(
         settings: how Triton runs the models.
         bound: largest absolute difference from the PyTorch model that is published.
         from_features: publish NAME_from_features as well, which starts from the backbone's features.
+        encoded: publish NAME_encoded as well, which takes JPEG, PNG or WebP; servers need the backend `salf_encoded`.
+        kind: runtime and precision. All models that take pictures share the reduced backbone, so that they agree with
+            one another; every head stays in float32.
+        calibration: folder of pictures that int8 is calibrated on, and that decide which blocks stay in float.
+        held_out: folder of other pictures; explanations are compared on them, and places too where it has masks/.
+        thresholds: what explanations must reach on these.
+        on_step: told what is being done.
 
     Returns:
         What was written.
 
     Raises:
-        OptionError: a name, top, version or picture that cannot be used.
+        OptionError: a name, top, version, picture or kind that cannot be used, or not on this machine.
+        MissingExtraError: the runtime is not installed.
         SourceError: the checkpoint is missing, broken or cannot be folded.
         GraphError: the backbone cannot be exported.
         FidelityError: the graphs answer differently from the model; nothing is published.
         RepositoryError: the version exists, or the repository cannot take the models; it is as it was before.
     """
     check_name(name)
+    check_kind(kind)
+    settings = settings or ServingSettings()
+    check_folders(kind, calibration=calibration, held_out=held_out)
     if top < 1:
         raise OptionError(f"top is {top}, expected at least 1 concept in an explanation")
     family = {role: pattern.format(name=name) for role, (pattern, _, _) in _ROLES.items()}
@@ -134,19 +166,71 @@ def export_checkpoint(
     except TrainingError as error:
         raise SourceError(str(error)) from error
     check_pictures(source.card, pictures)
-    document = _describe(source, checkpoint, name=name, version=number, top=min(top, len(source.concepts)))
+    known = read_pictures(source, calibration=calibration, held_out=held_out)
+    document = describe(
+        source,
+        checkpoint,
+        name=name,
+        version=number,
+        top=min(top, len(source.concepts)),
+        kind=kind,
+        calibration=known.calibration,
+    )
     present = {role: read_documents(repository / folder) for role, folder in family.items()}
     for documents in present.values():
         _check_sizes(document, documents)
 
-    graphs = build_graphs(source, document, from_features=from_features)
-    names = {role: family[role] for role in _ROLES if role in graphs}
-    sessions = {role: GraphSession(graph) for role, graph in graphs.items()}
-    contract_id = document.contract_id_words()
-    fidelity = verify(sessions, source.model, source.card, contract_id=contract_id, pictures=pictures, bound=bound)
+    thresholds = thresholds or Thresholds()
+    backbone = None if source.card.starts_from_features else backbone_graph(source.model, source.card.preparation)
+    choice = None
+    if backbone is not None and known.calibration is not None:
+        choice = reduce_backbone(
+            backbone,
+            source.model,
+            known.calibration,
+            kind=kind,
+            top=document.top,
+            thresholds=thresholds,
+            on_step=on_step,
+        )
+        backbone = choice.backbone
+    graphs = build_graphs(source, document, backbone=backbone, from_features=from_features)
+    artefacts = make_artefacts(graphs, kind, max_batch=settings.max_batch_size)
+    sessions = {role: artefact.session for role, artefact in artefacts.items()}
+    on_step("comparing with the PyTorch model")
+    fidelity = verify(
+        sessions,
+        source.model,
+        source.card,
+        contract_id=document.contract_id_words(),
+        pictures=pictures,
+        bound=bound,
+        precision=kind.precision,
+    )
+    if known.held_out is not None:
+        figures = compare_with_source(sessions["explain"], sessions["all_maps"], source, known.held_out, document.top)
+        check_gate(figures, thresholds)
+        fidelity = fidelity.model_copy(update={"explanations": figures})
+    if choice is not None:
+        fidelity = fidelity.model_copy(update={"kept_float": tuple(block.name for block in choice.kept)})
     document = document.model_copy(update={"fidelity": fidelity})
+    report = FidelityReport(
+        fidelity=fidelity,
+        bound=bound,
+        thresholds=None if known.held_out is None else thresholds,
+        held_out=picture_set(known.held_out),
+        calibration=picture_set(known.calibration),
+        blocks=block_reports(choice),
+    )
 
-    contents = {role: graph.SerializeToString(deterministic=True) for role, graph in graphs.items()}
+    files = {
+        role: {**artefact.files, PROBE_FILE: probe_bytes(artefact.session, source.card, concepts=len(source.concepts))}
+        for role, artefact in artefacts.items()
+    }
+    if encoded and "explain" in graphs:
+        # No graph of its own: it asks the explain model.
+        files["encoded"] = {PROBE_FILE: encoded_probe_bytes(sessions["explain"], source.card.preparation)}
+    names = {role: family[role] for role in _ROLES if role in files}
     models = [
         ModelFolder(
             name=names[role],
@@ -156,12 +240,13 @@ def export_checkpoint(
                 inputs=_ROLES[role][1],
                 outputs=_ROLES[role][2],
                 documents={**present[role], number: document},
-                settings=settings or ServingSettings(),
+                settings=settings,
+                runtime=kind.runtime,
             ),
             files={
-                GRAPH_FILE: contents[role],
+                **files[role],
+                FIDELITY_FILE: report.to_json().encode(),
                 METADATA_FILE: document.to_json().encode(),
-                PROBE_FILE: probe_bytes(sessions[role], source.card),
             },
         )
         for role in names
@@ -174,16 +259,19 @@ def export_checkpoint(
         top=document.top,
         contract_id=document.contract_id,
         fidelity=fidelity,
-        graph_bytes={names[role]: len(content) for role, content in contents.items()},
+        graph_bytes={names[role]: sum(map(len, artefact.files.values())) for role, artefact in artefacts.items()},
     )
 
 
-def build_graphs(source: Checkpoint, document: Metadata, *, from_features: bool = False) -> dict[Role, ModelProto]:
+def build_graphs(
+    source: Checkpoint, document: Metadata, *, backbone: ModelProto | None = None, from_features: bool = False
+) -> dict[Role, ModelProto]:
     """The graphs of a checkpoint, not yet verified.
 
     Args:
         source: a loaded checkpoint.
         document: its metadata; gives `top` and the contract id.
+        backbone: stands in every graph that takes pictures; None exports it from the checkpoint.
         from_features: whether to build that graph beside the others; without a backbone it is the only one.
 
     Raises:
@@ -197,63 +285,12 @@ def build_graphs(source: Checkpoint, document: Metadata, *, from_features: bool 
         features = identity_features(*source.card.feature_shape)
         graphs["from_features"] = from_features_graph(features, head, top=document.top, contract_id=contract_id)
     if not source.card.starts_from_features:
-        backbone = backbone_graph(source.model, source.card.preparation)
+        backbone = backbone_graph(source.model, source.card.preparation) if backbone is None else backbone
         graphs["all_maps"] = all_maps_graph(backbone, head, contract_id=contract_id)
         graphs["all_scores"] = all_scores_graph(backbone, head, contract_id=contract_id)
+        graphs["what_if"] = what_if_graph(backbone, head, contract_id=contract_id)
         graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
     return graphs
-
-
-def probe_bytes(session: GraphSession, card: ModelCard) -> bytes:
-    """A question with its known answer, as .npz: a server is ready when it answers this right.
-
-    Arrays `input:NAME` for every input that the graph has (`image` UINT8 [1,H,W,3] or `features` FP32 [1,C,h',w'];
-    `target` INT32 [1,1]) and `output:NAME` for every output, batch axis included.
-    """
-    questions: Arrays = {
-        IMAGE_INPUT.name: smooth_picture(card.preparation.height, card.preparation.width, phase=0.5)[None],
-        FEATURES_INPUT.name: np.random.default_rng(0).standard_normal((1, *card.feature_shape), np.float32),
-        "target": np.full((1, 1), PREDICTED_CLASS, np.int32),
-    }
-    inputs = {name: questions[name] for name in session.input_names}
-    arrays: dict[str, Any] = {f"input:{name}": values for name, values in inputs.items()}
-    arrays |= {f"output:{name}": values for name, values in session.run(inputs).items()}
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()
-
-
-def _describe(source: Checkpoint, folder: Path, *, name: str, version: int, top: int) -> Metadata:
-    """The metadata document, without fidelity."""
-    card = source.card
-    accuracy: dict[str, float] = {}
-    if card.evaluation is not None:
-        accuracy = {"accuracy": card.evaluation.accuracy, "backbone_accuracy": card.evaluation.backbone_accuracy}
-        if card.evaluation.localisation is not None:
-            accuracy["pointing_deciding_concepts"] = card.evaluation.localisation.deciding_concepts
-            accuracy["pointing_all_objects"] = card.evaluation.localisation.all_objects
-    files = "".join(file_sha256(folder / part) for part in (CARD_FILE, CLASSES_FILE, CONCEPTS_FILE, WEIGHTS_FILE))
-    provenance = {
-        "checkpoint_sha256": hashlib.sha256(files.encode()).hexdigest(),
-        "weights_sha256": card.weights_sha256,
-        "backbone": card.backbone.name,
-        "concepts_per_class": f"{card.concepts_per_class:g}",
-        "salf_version": package_version("salf"),
-        "torch_version": package_version("torch"),
-        "onnx_version": onnx.__version__,
-    }
-    return Metadata(
-        name=name,
-        version=version,
-        classes=source.classes,
-        concepts=source.concepts,
-        preparation=card.preparation,
-        pooling=card.pooling,
-        map_size=card.feature_shape[1:] if card.map_size is None else card.map_size,
-        top=top,
-        provenance=provenance | {f"data_{key}": value for key, value in card.data.items()},
-        accuracy=accuracy,
-    )
 
 
 def _check_sizes(document: Metadata, present: Mapping[int, Metadata]) -> None:

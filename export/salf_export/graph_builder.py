@@ -11,21 +11,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from salf_contract import TensorSpec
 from salf_export.errors import GraphError
+from salf_export.operators import foreign_operators
 
 #: What NVIDIA's 24.12 container (ONNX Runtime 1.19) and TensorRT 10 read: at most opset 20 and IR 10.
 OPSET = 18
 IR_VERSION = 8
-
-#: Standard operators that TensorRT 10 parses, as far as our graphs use them (onnx-tensorrt docs/operators.md, 10.x).
-#: A backbone that exports to anything else is refused.
-ALLOWED_OPERATORS = frozenset(
-    """Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Conv CumSum Div Elu Equal
-    Erf Exp Expand Flatten Floor Gather GatherElements Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
-    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-    LessOrEqual Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceMax ReduceMean ReduceSum Relu
-    Reshape Resize ScatterElements Selu Shape Sigmoid Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh TopK
-    Transpose Unsqueeze Where""".split()  # noqa: SIM905 - fifteen times shorter than a list of literals
-)
 
 _ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT}
 
@@ -43,6 +33,8 @@ class GraphBuilder:
         self._inputs = list(source.graph.input)
         self._known: dict[str, str] = {}
         self._added_once: set[str] = set()
+        self.first_floats: str = _first_floats(source)
+        self.first_rank: int = len(source.graph.input[0].type.tensor_type.shape.dim)
         self.features: str = source.graph.output[0].name
         self.feature_shape: tuple[int, int, int] = _feature_shape(source)
 
@@ -84,9 +76,10 @@ class GraphBuilder:
         )
         return outputs[0], outputs[1]
 
-    def add_input(self, spec: TensorSpec) -> str:
-        """Declare a further input of the graph, with the batch axis first."""
-        self._inputs.append(_value(spec.name, spec, tuple(spec.dims)))
+    def add_input(self, spec: TensorSpec, *, map_size: tuple[int, int] | None = None) -> str:
+        """Declare a further input of the graph, with the batch axis first; its "h" and "w" are those of `map_size`."""
+        sizes = dict(zip(("h", "w"), map_size, strict=True)) if map_size else {}
+        self._inputs.append(_value(spec.name, spec, [sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims]))
         return spec.name
 
     def finish(self, outputs: Sequence[tuple[TensorSpec, Sequence[int]]], *, name: str) -> ModelProto:
@@ -97,7 +90,7 @@ class GraphBuilder:
             name: of the graph.
 
         Raises:
-            GraphError: the graph is not valid ONNX or uses an operator outside ALLOWED_OPERATORS.
+            GraphError: the graph is not valid ONNX or uses an operator outside the table (`operators`).
         """
         graph = helper.make_graph(
             self._nodes,
@@ -117,7 +110,7 @@ class GraphBuilder:
 
 
 def check_graph(model: ModelProto) -> None:
-    """Check a graph with ONNX's own checker, with shape inference, and against the operators that TensorRT reads.
+    """Check a graph with ONNX's own checker, with shape inference, and against the table of operators.
 
     Raises:
         GraphError: with the first fault found.
@@ -126,9 +119,7 @@ def check_graph(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"the graph {model.graph.name!r} is not valid ONNX: {error}") from error
-    foreign = sorted(
-        {node.op_type for node in model.graph.node if node.domain or node.op_type not in ALLOWED_OPERATORS}
-    )
+    foreign = foreign_operators(model)
     if foreign:
         raise GraphError(
             f"the graph {model.graph.name!r} uses operators that not every runtime reads: {', '.join(foreign)}; "
@@ -157,3 +148,14 @@ def _feature_shape(source: ModelProto) -> tuple[int, int, int]:
     if len(dims) != 4 or not all(dims[1:]):
         raise GraphError(f"the backbone gives features of shape {dims}, expected [batch, channels, height, width]")
     return dims[1], dims[2], dims[3]
+
+
+def _first_floats(source: ModelProto) -> str:
+    """The picture as floats, or the input itself where it is floats already."""
+    name = source.graph.input[0].name
+    if source.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        return name
+    casts = [node.output[0] for node in source.graph.node if node.op_type == "Cast" and node.input[0] == name]
+    if not casts:
+        raise GraphError(f"the backbone does not cast its input {name!r} to floats first, as backbone_graph does")
+    return casts[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from salf_contract import (
     ALL_MAPS_OUTPUTS,
@@ -15,6 +15,9 @@ from salf_contract import (
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
     FROM_FEATURES_OUTPUTS,
+    IMAGE_INPUT,
+    WHAT_IF_INPUTS,
+    WHAT_IF_OUTPUTS,
     TensorSpec,
 )
 from salf_export.average_pooling import AveragePooling
@@ -23,6 +26,7 @@ from salf_export.folding import FoldedHead, SoftmaxHead
 from salf_export.graph_builder import GraphBuilder
 from salf_export.resizing import add_resize
 from salf_export.softmax_pooling import SoftmaxPooling
+from salf_export.what_if import only_if_asked, read_edits, score_shifts, write_before_and_after
 
 Head = FoldedHead | SoftmaxHead
 
@@ -107,6 +111,45 @@ def from_features_graph(source: ModelProto, head: Head, *, top: int, contract_id
     return _finish(graph, FROM_FEATURES_OUTPUTS, dims, name="from_features", contract_id=contract_id)
 
 
+def what_if_graph(source: ModelProto, head: Head, *, contract_id: NDArray[np.int32]) -> ModelProto:
+    """What is in a region, and what a class would get if concepts were edited, with the contract's WHAT_IF tensors.
+
+    Under average pooling nothing [M,h,w]-sized is computed; under softmax pooling only edited maps are pooled again.
+    Edits of concepts outside 0..M-1 change nothing, and an empty region has the scores 0 (clients refuse both but for
+    NO_CONCEPT and the empty region, which ask for nothing).
+
+    Args:
+        source: model with the single output features FP32 [B,C,h',w'].
+        head: its constants; decides the pooling.
+        contract_id: INT32 [4].
+
+    Raises:
+        GraphError: the result is not valid.
+    """
+    graph = GraphBuilder(source)
+    pooling = _pooling(graph, head)
+    classes, concepts = head.head_weight.shape
+    size = pooling.map_size
+    inputs = {spec.name: graph.add_input(spec, map_size=size) for spec in WHAT_IF_INPUTS if spec != IMAGE_INPUT}
+    logits = pooling.logits()
+    target = target_class(graph, inputs["target"], logits, classes=classes)
+    _bias(graph, head, target)
+    only_if_asked(graph, pooling.region_scores(inputs["region"]), inputs["region"])
+    edits = read_edits(graph, inputs, concepts=concepts, map_size=size)
+    write_before_and_after(
+        graph,
+        scores=pooling.all_scores(name="all_scores"),
+        shifts=score_shifts(graph, edits, pooling.slot_shifts(edits), concepts=concepts),
+        logits=logits,
+        target=target,
+        head_weight=graph.constant("head_weight", head.head_weight),
+    )
+    of_concepts = ("region_scores", "contributions", "edited_contributions")
+    dims: dict[str, Sequence[int]] = {name: [concepts] for name in of_concepts}
+    dims |= {"logits": [classes], "edited_logits": [classes]}
+    return _finish(graph, WHAT_IF_OUTPUTS, dims, name="what_if", contract_id=contract_id)
+
+
 def _pooling(graph: GraphBuilder, head: Head) -> AveragePooling | SoftmaxPooling:
     return SoftmaxPooling(graph, head) if isinstance(head, SoftmaxHead) else AveragePooling(graph, head)
 
@@ -119,7 +162,7 @@ def _explain(
     logits = pooling.logits()
     wanted = graph.add_input(next(spec for spec in EXPLAIN_INPUTS if spec.name == "target"))
     target = target_class(graph, wanted, logits, classes=classes)
-    graph.add("Gather", graph.constant("head_bias", head.head_bias[:, None]), target, name="bias", axis=0)
+    _bias(graph, head, target)
     shown = show(graph, pooling.candidates(target, top=top, sparse=sparse), top=top)
     pooling.top_maps(shown)
     return {
@@ -129,6 +172,11 @@ def _explain(
         "top_scores": [top],
         "top_maps": [top, *pooling.map_size],
     }
+
+
+def _bias(graph: GraphBuilder, head: Head, target: str) -> None:
+    """Output `bias` [B,1] of the target class."""
+    graph.add("Gather", graph.constant("head_bias", head.head_bias[:, None]), target, name="bias", axis=0)
 
 
 def _all_maps(graph: GraphBuilder, head: Head) -> dict[str, Sequence[int]]:
@@ -167,8 +215,26 @@ def _finish(
 
 
 def _contract_id(graph: GraphBuilder, contract_id: NDArray[np.int32]) -> None:
-    """Output `contract_id` [B,4]: the same in every row."""
-    shape = graph.add("Shape", graph.features, name="batch_size", start=0, end=1)
-    width = graph.constant("contract_id_width", np.array([contract_id.size], np.int64))
-    full = graph.add("Concat", shape, width, name="contract_id_shape", axis=0)
-    graph.add("Expand", graph.constant("contract_id_words", contract_id[None]), full, name="contract_id")
+    """Output `contract_id` [B,4]: the same in every row.
+
+    Added to zeros made from the picture rather than expanded to its shape: OpenVINO 2026.4 reads a shape from any
+    tensor of the same batch, and where that is a convolution followed by int8, it loses the convolution's bias. The
+    zeros are made from the picture as floats, because TensorRT cuts no UINT8.
+    """
+    rank = graph.first_rank
+    begin, end = np.zeros(rank - 1, np.int64), np.ones(rank - 1, np.int64)
+    inner = graph.constant("inner_axes", np.arange(1, rank, dtype=np.int64))
+    corner = graph.add(
+        "Slice",
+        graph.first_floats,
+        graph.constant("corner_begin", begin),
+        graph.constant("corner_end", end),
+        inner,
+        name="corner",
+    )
+    column = graph.add(
+        "Reshape", corner, graph.constant("column_shape", np.array([-1, 1], np.int64)), name="corner_column"
+    )
+    whole = graph.add("Cast", column, name="corner_whole", to=TensorProto.INT32)
+    nothing = graph.add("Mul", whole, graph.constant("no_corner", np.zeros((1, 1), np.int32)), name="batch_of_zeros")
+    graph.add("Add", nothing, graph.constant("contract_id_words", contract_id[None]), name="contract_id")

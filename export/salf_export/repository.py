@@ -1,22 +1,29 @@
-"""Version folders of a Triton model repository: found, numbered, and published by renames.
+"""What stands in a Triton model repository: model folders, their versions, and which models belong together.
 
-A model folder holds config.pbtxt and one folder per version with model.onnx, metadata.json and probe.npz.
-Everything is written aside first. Triton never sees a half-written version: it sees the folder or it does not.
+A model folder holds config.pbtxt and one folder per version with the graph, metadata.json, probe.npz, serving.pbtxt
+(the settings that this version was published with) and manifest.json. The models that one export writes are a family:
+they are published, served and rolled back together. config.pbtxt names the one version that is served.
+
+Nothing here or in the modules that publish, check and roll back needs torch or ONNX: a base install can operate a
+repository.
 """
 
-import errno
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from salf_contract import CONFIG_FILE, METADATA_FILE, Metadata, MetadataError, parse_metadata
+from salf_contract import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    ConfigError,
+    Metadata,
+    MetadataError,
+    parse_metadata,
+    served_versions,
+)
 from salf_export.errors import OptionError, RepositoryError
 
-_OLD_CONFIG = "config.pbtxt.before"
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 
@@ -26,13 +33,48 @@ class ModelFolder:
 
     Attributes:
         name: of the model and its folder.
-        config: text of config.pbtxt.
-        files: file name -> content, of the new version.
+        config: text of config.pbtxt; which version it names and which documents it holds does not matter, publishing
+            writes both.
+        files: file name -> content, or the file to copy it from, of the new version.
     """
 
     name: str
     config: str
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | Path]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """One model folder as it stands on the disk.
+
+    Attributes:
+        folder: the folder; its name is the model's.
+        config: text of config.pbtxt; empty if there is none.
+        served: the version that is served; None if config.pbtxt is unreadable or names several.
+        documents: version -> metadata, of the versions whose metadata can be read.
+        unreadable: version -> why its metadata cannot be read.
+    """
+
+    folder: Path
+    config: str
+    served: int | None
+    documents: Mapping[int, Metadata]
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.folder.name
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """All version numbers, rising."""
+        return tuple(sorted(self.documents.keys() | self.unreadable.keys()))
+
+    @property
+    def family(self) -> str | None:
+        """Name of the explain model it belongs to; None if none of its versions can be read."""
+        return self.documents[max(self.documents)].name if self.documents else None
 
 
 def check_name(name: str) -> None:
@@ -77,102 +119,75 @@ def read_documents(folder: Path) -> dict[int, Metadata]:
     Raises:
         RepositoryError: a version without readable metadata.
     """
+    stored = read_model(folder)
+    for version, reason in stored.unreadable.items():
+        raise RepositoryError(
+            f"{folder / str(version) / METADATA_FILE} cannot be read: {reason}; {folder.name} was not exported by this "
+            "salf: choose another name, or move that folder away"
+        )
+    return dict(stored.documents)
+
+
+def read_model(folder: Path) -> StoredModel:
+    """Read what a model folder says about itself; nothing is compared, and nothing missing is an error."""
     documents: dict[int, Metadata] = {}
-    for version in versions_in(folder):
-        path = folder / str(version) / METADATA_FILE
+    unreadable: dict[int, str] = {}
+    versions = versions_in(folder)
+    for version in versions:
         try:
-            documents[version] = parse_metadata(path.read_bytes())
+            documents[version] = parse_metadata((folder / str(version) / METADATA_FILE).read_bytes())
         except (OSError, MetadataError) as error:
-            raise RepositoryError(
-                f"{path} cannot be read: {error}; {folder.name} was not exported by this salf: "
-                "choose another name, or move that folder away"
-            ) from error
-    return documents
+            unreadable[version] = str(error)
+    try:
+        config = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+        named = served_versions(config)
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return StoredModel(folder, "", None, documents, unreadable)
+    if named is None:  # Triton's choice is the newest
+        named = versions[-1:]
+    return StoredModel(folder, config, named[0] if len(named) == 1 else None, documents, unreadable)
 
 
-def publish(repository: Path, version: int, models: Sequence[ModelFolder]) -> None:
-    """Write all files aside, then rename them into place, the last model last.
-
-    A new model appears whole. For a further version config.pbtxt is replaced first: it then also describes a version
-    that is not there yet, which no answer mentions.
-
-    Args:
-        repository: made if missing.
-        version: free in all model folders.
-        models: in the order of appearance.
+def model_folders(repository: Path) -> tuple[Path, ...]:
+    """Every folder that Triton takes for a model, by name.
 
     Raises:
-        RepositoryError: no space, no permission, or another export took the version. What was in the repository
-            stays loadable; files of this export that had already appeared are taken back.
+        RepositoryError: the repository does not exist, is no folder, or cannot be read.
     """
     try:
-        repository.mkdir(parents=True, exist_ok=True)
-        with _aside(repository) as aside:
-            for model in models:
-                _write(aside / model.name, version, model)
-                config = repository / model.name / CONFIG_FILE
-                if config.exists():  # kept for undoing, now: later there may be no space
-                    shutil.copy2(config, aside / model.name / _OLD_CONFIG)
-            _sync(aside)
-            _appear(repository, version, models, aside)
+        return tuple(sorted(Path(item.path) for item in os.scandir(repository) if item.is_dir()))
     except OSError as error:
-        full = " (free some space and run the export again)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise RepositoryError(
-            f"version {version} of {models[-1].name} could not be written to {repository}: {error}{full}; "
-            "the repository is as it was before"
+            f"the model repository {repository} cannot be read: {error.strerror}; give the folder that `salf export` "
+            "wrote to"
         ) from error
 
 
-def _appear(repository: Path, version: int, models: Sequence[ModelFolder], aside: Path) -> None:
-    """Rename everything into place; take back what appeared if one step fails."""
-    undo: list[tuple[Path, Path | None]] = []  # what appeared, and what was there before
-    try:
-        for model in models:
-            folder = repository / model.name
-            if not folder.exists():
-                (aside / model.name).rename(folder)
-                undo.append((folder, None))
-                continue
-            config = folder / CONFIG_FILE
-            undo.append((config, aside / model.name / _OLD_CONFIG))
-            (aside / model.name / CONFIG_FILE).replace(config)
-            # Fails if another export has just written this version: a folder with files is never replaced by a rename.
-            (aside / model.name / str(version)).rename(folder / str(version))
-            undo.append((folder / str(version), None))
-    except BaseException:
-        for path, before in reversed(undo):
-            if before is None:
-                shutil.rmtree(path, ignore_errors=True)
-            elif before.exists():
-                before.replace(path)
-            else:
-                path.unlink(missing_ok=True)
-        raise
+def read_families(repository: Path) -> dict[str, tuple[StoredModel, ...]]:
+    """Explain model's name -> its family, the explain model last; without folders that no export of salf wrote.
+
+    Raises:
+        RepositoryError: the repository cannot be read.
+    """
+    families: dict[str, list[StoredModel]] = {}
+    for folder in model_folders(repository):
+        model = read_model(folder)
+        if model.family is not None:
+            families.setdefault(model.family, []).append(model)
+    return {
+        name: tuple(sorted(models, key=lambda model: (model.name == name, model.name)))
+        for name, models in families.items()
+    }
 
 
-@contextmanager
-def _aside(repository: Path) -> Iterator[Path]:
-    """A folder on the repository's file system: beside it, since Triton takes every folder inside for a model."""
-    whole = repository.resolve()
-    beside = whole.parent
-    is_usable = os.access(beside, os.W_OK) and beside.stat().st_dev == whole.stat().st_dev
-    aside = Path(tempfile.mkdtemp(prefix=f".{whole.name}-", dir=beside if is_usable else whole))
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def read_family(repository: Path, name: str) -> tuple[StoredModel, ...]:
+    """The models published together as NAME, the explain model last.
 
-
-def _write(folder: Path, version: int, model: ModelFolder) -> None:
-    (folder / str(version)).mkdir(parents=True)
-    (folder / CONFIG_FILE).write_text(model.config)
-    for name, content in model.files.items():
-        (folder / str(version) / name).write_bytes(content)
-
-
-def _sync(folder: Path) -> None:
-    """Bring files to the disk before they are renamed: after a power cut a version is whole or absent."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    Raises:
+        RepositoryError: the repository cannot be read, or has no such model.
+    """
+    families = read_families(repository)
+    if name not in families:
+        known = ", ".join(families) or "none"
+        raise RepositoryError(f"there is no model {name!r} in {repository}; it has: {known}")
+    return families[name]

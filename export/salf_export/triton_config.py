@@ -1,6 +1,6 @@
 """config.pbtxt: what Triton needs to know about a model, in protobuf's text format.
 
-The same file works with NVIDIA's native ONNX Runtime backend and with salf's Python-based one.
+The same file works with NVIDIA's native ONNX Runtime and OpenVINO backends and with salf's Python-based ones.
 """
 
 import json
@@ -10,10 +10,13 @@ from typing import Literal
 
 from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
 from salf_export.errors import OptionError
+from salf_export.kinds import Runtime
+from salf_export.tensorrt_provider import TensorRtProvider, provider_lines
 
 GRAPH_FILE = "model.onnx"
+ENCODED_BACKEND = "salf_encoded"
 ROLE_PARAMETER = "salf_role"
-Role = Literal["explain", "all_maps", "all_scores", "from_features"]
+Role = Literal["explain", "all_maps", "all_scores", "what_if", "from_features", "encoded"]
 _KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 
 
@@ -28,6 +31,9 @@ class ServingSettings:
         device: "cpu", "gpu" (fails to load without one) or "auto" (Triton takes a GPU if it has one).
         instances: copies of the model; on the CPU one copy with all threads is fastest.
         threads: of one operator on the CPU; None: the runtime's own choice, all cores.
+        decoders: processes that decode encoded pictures, beside the explain model. With one more than it takes to keep
+            the cores busy, decoding goes on while others wait for their answers.
+        tensorrt: let TensorRT compute the ONNX graphs where the server has a GPU; None: ONNX Runtime does it itself.
     """
 
     max_batch_size: int = 8
@@ -35,15 +41,20 @@ class ServingSettings:
     device: Literal["cpu", "gpu", "auto"] = "cpu"
     instances: int = 1
     threads: int | None = None
+    decoders: int = 3
+    tensorrt: TensorRtProvider | None = None
 
     def __post_init__(self) -> None:
         if self.device not in _KINDS:
             raise OptionError(f"device is {self.device!r}, expected one of {', '.join(_KINDS)}")
+        if self.tensorrt is not None and self.device == "cpu":
+            raise OptionError("TensorRT runs on a GPU: with `tensorrt`, device must be 'gpu' or 'auto', but is 'cpu'")
         for name, value, least in (
             ("max_batch_size", self.max_batch_size, 1),
             ("max_queue_delay_microseconds", self.max_queue_delay_microseconds, 0),
             ("instances", self.instances, 1),
             ("threads", 1 if self.threads is None else self.threads, 1),
+            ("decoders", self.decoders, 1),
         ):
             if value < least:
                 raise OptionError(f"{name} is {value}, expected at least {least}")
@@ -62,6 +73,7 @@ def config_text(
     outputs: Sequence[TensorSpec],
     documents: Mapping[int, Metadata],
     settings: ServingSettings,
+    runtime: Runtime = "onnxruntime",
 ) -> str:
     """Write a model's config.pbtxt.
 
@@ -72,6 +84,7 @@ def config_text(
         outputs: likewise.
         documents: version -> metadata, of every version in the folder; all agree in H, W, h, w.
         settings: how to run it.
+        runtime: names the backend.
     """
     newest = documents[max(documents)]
     sizes = {
@@ -80,24 +93,28 @@ def config_text(
         "h": newest.map_size[0],
         "w": newest.map_size[1],
     }
+    encoded = role == "encoded"
+    # Pictures are decoded on the CPU, wherever the explain model runs; an engine runs on a GPU only.
+    kind = _KINDS["cpu" if encoded else "gpu" if runtime == "tensorrt" else settings.device]
     parameters: dict[str, str] = {ROLE_PARAMETER: role}
-    if settings.threads is not None:
-        parameters["intra_op_thread_count"] = str(settings.threads)
+    if not encoded:
+        parameters |= _runtime_parameters(runtime, settings)
     for version, document in sorted(documents.items()):
-        parameters[metadata_parameter(version)] = _one_line(document)
+        parameters[metadata_parameter(version)] = document_line(document)
     lines = [
         "# Written by `salf export`; the next export rewrites it.",
         f"name: {quoted(model_name)}",
-        'backend: "onnxruntime"',
+        f"backend: {quoted(ENCODED_BACKEND if encoded else runtime)}",
         f"max_batch_size: {settings.max_batch_size}",
         *(_tensor("input", spec, sizes) for spec in inputs),
         *(_tensor("output", spec, sizes) for spec in outputs),
         "version_policy { latest { num_versions: 1 } }",
-        f"instance_group [ {{ kind: {_KINDS[settings.device]} count: {settings.instances} }} ]",
+        f"instance_group [ {{ kind: {kind} count: {settings.decoders if encoded else settings.instances} }} ]",
         "dynamic_batching {",
         f"  preferred_batch_size: [ {', '.join(map(str, settings.preferred_batch_sizes))} ]",
         f"  max_queue_delay_microseconds: {settings.max_queue_delay_microseconds}",
         "}",
+        *(_accelerators(settings, inputs, sizes) if runtime == "onnxruntime" and not encoded else ()),
         *(
             f"parameters {{ key: {quoted(key)} value {{ string_value: {quoted(value)} }} }}"
             for key, value in parameters.items()
@@ -106,10 +123,31 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
+def _runtime_parameters(runtime: Runtime, settings: ServingSettings) -> dict[str, str]:
+    """What the backend shall know, under the native backend's own names."""
+    if runtime == "openvino":
+        # The native backend compiles for max_batch_size pictures and refuses fewer, unless it may fill up.
+        parameters = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_BATCH_PADDING": "YES"}
+        return parameters | ({} if settings.threads is None else {"INFERENCE_NUM_THREADS": str(settings.threads)})
+    if runtime == "tensorrt" or settings.threads is None:
+        return {}
+    return {"intra_op_thread_count": str(settings.threads)}
+
+
+def _accelerators(settings: ServingSettings, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> list[str]:
+    """The section for ONNX Runtime's TensorRT provider; none for a model whose inputs have no fixed size."""
+    if settings.tensorrt is None or any(-1 in spec.dims for spec in inputs):
+        return []
+    return provider_lines(settings.tensorrt, inputs, sizes=sizes, max_batch_size=settings.max_batch_size)
+
+
 def _tensor(kind: str, spec: TensorSpec, sizes: Mapping[str, int]) -> str:
     dims = ", ".join(str(sizes[dim] if isinstance(dim, str) else dim) for dim in spec.dims)
-    return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{spec.datatype} dims: [ {dims} ] }} ]"
+    # Triton's configuration says STRING where its protocol says BYTES.
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return f"{kind} [ {{ name: {quoted(spec.name)} data_type: TYPE_{datatype} dims: [ {dims} ] }} ]"
 
 
-def _one_line(document: Metadata) -> str:
+def document_line(document: Metadata) -> str:
+    """A metadata document as it stands in config.pbtxt's parameters."""
     return json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

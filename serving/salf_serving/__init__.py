@@ -1,11 +1,13 @@
 """Starting NVIDIA Triton without a container on a model repository, and knowing that its answers are right."""
 
 from salf_serving.errors import (
+    FrontError,
     InstallError,
     ModelLoadError,
     PlatformError,
     PortTakenError,
     ProbeError,
+    RefusedVersionError,
     RepositoryError,
     RuntimeMissingError,
     ServerDiedError,
@@ -13,21 +15,29 @@ from salf_serving.errors import (
     StartError,
     StartupTimeoutError,
 )
+from salf_serving.front_settings import FrontSettings, read_front_settings
 from salf_serving.ports import free_port
 from salf_serving.readiness import ServedModel
 from salf_serving.runtime import Runtime, find_runtime, install_runtime, runtime_root
-from salf_serving.server import RunningServer, launch, serve
+from salf_serving.server import RunningServer, launch
+from salf_serving.settings import LaunchSettings, ServeSettings
+from salf_serving.supervisor import serve
 
 __all__ = [
+    "FrontError",
+    "FrontSettings",
     "InstallError",
+    "LaunchSettings",
     "ModelLoadError",
     "PlatformError",
     "PortTakenError",
     "ProbeError",
+    "RefusedVersionError",
     "RepositoryError",
     "RunningServer",
     "Runtime",
     "RuntimeMissingError",
+    "ServeSettings",
     "ServedModel",
     "ServerDiedError",
     "ServingError",
@@ -37,6 +47,7 @@ __all__ = [
     "free_port",
     "install_runtime",
     "launch",
+    "read_front_settings",
     "runtime_root",
     "serve",
 ]

@@ -1,15 +1,20 @@
 """The command line and environment that run Triton."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from salf_serving.native import native_triton
 from salf_serving.ports import LOOPBACK
 from salf_serving.runtime import Runtime
 
 #: The name is shared with backends/onnxruntime/model.py, which runs inside Triton and imports nothing of ours.
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
+#: gRPC metadata that carries the key of a closed interface; Triton makes the name from "salf" below.
+CONTROL_HEADER = "triton-grpc-protocol-salf"
+_CLOSED = ("trace", "logging")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,8 @@ class ServerSettings:
         threads: threads of one inference, over what the models say; None leaves it to them.
         stop_timeout_s: how long running requests may take to finish when the server stops.
         server_id: what the server calls itself; tells it from another one that took the same port.
+        control_key: whoever sends it may load and unload models; None: nobody can, and the models are loaded once.
+        shared_memory: whether clients of this host may hand pictures over in /dev/shm.
     """
 
     repository: Path
@@ -31,6 +38,8 @@ class ServerSettings:
     threads: int | None
     stop_timeout_s: int
     server_id: str
+    control_key: str | None = None
+    shared_memory: bool = False
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -39,13 +48,25 @@ class ServerSettings:
 
 
 def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
-    """Triton's command line: gRPC and metrics on the loopback only, no HTTP, no start with a broken model."""
+    """Triton's command line: gRPC and metrics on the loopback only, no HTTP, no start with a broken model.
+
+    What reads or writes the server's insides (shared memory, traces, logs, loading of models) asks for a key. Triton
+    takes keys on its command line only, which other users of the host can read; without `control_key` the key is
+    thrown away, and nothing but the repository's index is open.
+    """
+    closed = [*_CLOSED, *([] if settings.shared_memory else ["shared-memory"])]
+    if settings.control_key is None:
+        control = ["--model-control-mode=none"]
+        restricted = f"{','.join(closed)}:salf={secrets.token_hex(16)}"
+    else:
+        control = ["--model-control-mode=explicit", "--load-model=*"]
+        restricted = f"{','.join(closed)},model-repository:salf={settings.control_key}"
     command = [
         str(runtime.tritonserver),
         f"--id={settings.server_id}",
         f"--model-repository={settings.repository}",
         f"--backend-directory={runtime.backends}",
-        "--model-control-mode=none",
+        *control,
         "--disable-auto-complete-config",
         "--exit-on-error=true",
         "--strict-readiness=true",
@@ -53,6 +74,7 @@ def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
         "--allow-http=false",
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={settings.grpc_port}",
+        f"--grpc-restricted-protocol={restricted}",
     ]
     # A backend in Python is known to Triton under its own name, not as "python".
     command += [
@@ -73,8 +95,10 @@ def triton_environment(
     given = os.environ if inherited is None else inherited
     environment = {key: value for key, value in given.items() if not key.startswith("PYTHON")}
     environment.pop(THREADS_VARIABLE, None)
+    # An image's own Triton finds CUDA by what the image set; ours brings all that it needs.
+    brought = [] if native_triton() is None else [given.get("LD_LIBRARY_PATH", "")]
     environment |= {
-        "LD_LIBRARY_PATH": f"{runtime.libraries}:{runtime.libpython.parent}",
+        "LD_LIBRARY_PATH": ":".join([*map(str, (runtime.libraries, runtime.libpython.parent)), *brought]),
         "PATH": f"{runtime.bin}:{given.get('PATH', os.defpath)}",
         "PYTHONNOUSERSITE": "1",
     }

@@ -6,10 +6,14 @@ ServingError
 ├── InstallError           the environment could not be built
 ├── RepositoryError        the path is no model repository, or a model in it has no version
 ├── PortTakenError         something else listens on the port
-├── ServerDiedError        Triton stopped while it served
+├── FrontError             nginx is missing, refuses its configuration, or its settings or tokens are wrong
+├── RefusedVersionError    a version is corrupt or unfaithful; the one before stays
+├── TuningFailedError      no settings keep the bound, or the bound makes no sense
+├── ServerDiedError        Triton stopped while it served, again and again
 └── StartError             Triton was started and does not serve
     ├── ModelLoadError     a model was refused; Triton's reason is in the message
     ├── ProbeError         a model loaded and gave a wrong answer
+    │   └── ProbeTimeoutError  or none in time
     └── StartupTimeoutError
 """
 
@@ -38,6 +42,22 @@ class PortTakenError(ServingError):
     """A port that Triton should listen on is in use."""
 
 
+class FrontError(ServingError):
+    """The front cannot run as it is set up."""
+
+
+class RefusedVersionError(ServingError):
+    """A version of a model must not be served.
+
+    Attributes:
+        reason: one word for metrics: "manifest", "metadata", "load" or "probe".
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class StartError(ServingError):
     """Triton was started, but stopped again or does not serve."""
 
@@ -50,9 +70,17 @@ class ProbeError(StartError):
     """A model answered its own probe wrongly, or not at all."""
 
 
+class ProbeTimeoutError(ProbeError):
+    """A model did not answer its own probe in time; it may only be busy."""
+
+
 class StartupTimeoutError(StartError):
     """Triton was not ready in time."""
 
 
 class ServerDiedError(ServingError):
-    """Triton stopped although nobody asked it to."""
+    """Triton, or the front, stopped although nobody asked it to, and starting it again did not help."""
+
+
+class TuningFailedError(ServingError):
+    """No settings answer within the bound, or what to tune for makes no sense."""

@@ -1,4 +1,4 @@
-"""Stands between salf and Triton, so that Triton never outlives whoever started it.
+"""Stands between salf and Triton (or nginx), so that it never outlives whoever started it.
 
 Run as a script with the standard library alone: `python -I -S guard.py STOP_TIMEOUT_S SHM_PREFIX PARENT_PID COMMAND...`
 Standard input is the life line: when it closes (the parent stopped, crashed or was killed), or on SIGTERM or SIGINT,

@@ -15,12 +15,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port(port: int, *, option: str) -> None:
+def check_port(port: int, *, option: str, address: str = LOOPBACK) -> None:
     """Check that the server can listen on a port.
 
     Args:
-        port: TCP port on the loopback.
+        port: TCP port.
         option: the command's option that chooses it, for the message.
+        address: IP address of this host.
 
     Raises:
         PortTakenError: something listens there.
@@ -28,21 +29,22 @@ def check_port(port: int, *, option: str) -> None:
     """
     if not 1 <= port <= 65535:
         raise ServingError(f"{option} must be a port from 1 to 65535, but is {port}")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not count
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise port_taken(port, option=option) from error
+                raise port_taken(port, option=option, address=address) from error
             raise ServingError(
-                f"port {port} on {LOOPBACK} cannot be used: {error.strerror}; choose another with {option}"
+                f"port {port} on {address} cannot be used: {error.strerror}; choose another with {option}"
             ) from error
 
 
-def port_taken(port: int, *, option: str) -> PortTakenError:
+def port_taken(port: int, *, option: str, address: str = LOOPBACK) -> PortTakenError:
     """The error that names port and remedy."""
     return PortTakenError(
-        f"port {port} on {LOOPBACK} is already in use; stop what listens there or choose another with {option}"
+        f"port {port} on {address} is already in use; stop what listens there or choose another with {option}"
     )

@@ -1,4 +1,4 @@
-"""Starting and stopping Triton's processes."""
+"""Starting and stopping Triton and nginx, each behind a guard."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ _GUARD_MARGIN_S = 10.0
 
 
 @dataclass(frozen=True)
-class TritonProcess:
-    """A running tritonserver and the guard in front of it; see guard.py."""
+class GuardedProcess:
+    """A running server and the guard in front of it; see guard.py."""
 
     pid: int
     guard: "subprocess.Popen[str]"
 
     def ended(self) -> bool:
-        """Whether Triton has stopped and everything of it is cleaned up."""
+        """Whether the server has stopped and everything of it is cleaned up."""
         return self.guard.poll() is not None
 
     def stop(self, timeout_s: float) -> int:
-        """Ask Triton to stop, wait until nothing of it is left, and return its exit status (0: a clean end)."""
+        """Ask it to stop, wait until nothing of it is left, and return its exit status (0: a clean end)."""
         if self.guard.stdin is not None:
             self.guard.stdin.close()
         try:
@@ -42,20 +42,22 @@ def running(
     command: Sequence[str],
     environment: Mapping[str, str],
     *,
+    name: str,
     log_file: Path,
     shared_memory_prefix: str,
     stop_timeout_s: float,
-) -> Iterator[TritonProcess]:
-    """Run Triton; when the block ends, however it ends, no process and no shared memory of it is left.
+) -> Iterator[GuardedProcess]:
+    """Run a server; when the block ends, however it ends, no process and no shared memory of it is left.
 
     Should this process die without ending the block, the guard sees that and cleans up.
 
     Args:
-        command: Triton's command line.
-        environment: Triton's whole environment.
-        log_file: gets Triton's output, from its beginning.
-        shared_memory_prefix: what names in /dev/shm start with.
-        stop_timeout_s: after this long without stopping, Triton is killed.
+        command: its command line.
+        environment: its whole environment.
+        name: for messages.
+        log_file: gets its output, from its beginning.
+        shared_memory_prefix: what names in /dev/shm start with; they are removed at the end.
+        stop_timeout_s: after this long without stopping, it is killed.
 
     Raises:
         ServingError: the log cannot be written, or nothing can be started.
@@ -71,13 +73,13 @@ def running(
                 start_new_session=True,  # Ctrl-C reaches us alone; we pass it on
             )  # fmt: skip
     except OSError as error:
-        raise ServingError(f"Triton cannot be started with its log in {log_file}: {error}") from error
+        raise ServingError(f"{name} cannot be started with its log in {log_file}: {error}") from error
     assert process.stdout is not None
-    triton = None
+    server = None
     try:
         with process.stdout as output:
             line = output.readline()
-        triton = TritonProcess(pid=int(line) if line else process.pid, guard=process)
-        yield triton
+        server = GuardedProcess(pid=int(line) if line else process.pid, guard=process)
+        yield server
     finally:
-        (triton or TritonProcess(process.pid, process)).stop(stop_timeout_s + _GUARD_MARGIN_S)
+        (server or GuardedProcess(process.pid, process)).stop(stop_timeout_s + _GUARD_MARGIN_S)

@@ -12,11 +12,14 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from salf_serving.errors import ProbeError, StartError, StartupTimeoutError
+from salf_serving.command import CONTROL_HEADER
+from salf_serving.errors import ProbeError, ProbeTimeoutError, StartError, StartupTimeoutError
 from salf_serving.repository import PROBE_FILE
 
 RELATIVE_TOLERANCE = 1e-3
 ABSOLUTE_TOLERANCE = 1e-3
+#: Key of an input of type BYTES: one value, kept as UINT8 [n], since arrays of objects would have to be unpickled.
+_BYTES = "input_bytes:"
 _POLL_S = 0.05
 _TRY_S = 2.0
 
@@ -85,13 +88,16 @@ def wait_until_ready(address: str, *, server_id: str, deadline_s: float, check_a
         time.sleep(_POLL_S)
 
 
-def probe_models(address: str, repository: Path, *, deadline_s: float) -> tuple[ServedModel, ...]:
+def probe_models(
+    address: str, repository: Path, *, deadline_s: float, control_key: str | None = None
+) -> tuple[ServedModel, ...]:
     """Send every loaded model its own probe and compare the answers.
 
     Args:
         address: host:port of Triton's gRPC interface.
         repository: where `<model>/<version>/probe.npz` lies.
         deadline_s: point of time.monotonic() until which all answers must have come.
+        control_key: of a server that closes its repository index.
 
     Returns:
         What is served, by name and version.
@@ -100,22 +106,54 @@ def probe_models(address: str, repository: Path, *, deadline_s: float) -> tuple[
         ProbeError: an answer is wrong, empty, or an error.
         StartError: Triton does not say what it serves.
     """
-    served = []
     with client(address) as connection:
-        try:
-            index = connection.get_model_repository_index(client_timeout=_remaining(deadline_s)).models
-            for entry in sorted(index, key=lambda entry: (entry.name, int(entry.version or 0))):
-                config = connection.get_model_config(
-                    entry.name, entry.version, client_timeout=_remaining(deadline_s)
-                ).config
-                probe = read_probe(repository / entry.name / entry.version / PROBE_FILE)
-                if probe is not None:
-                    _check_answer(connection, entry.name, entry.version, probe, deadline_s)
-                backend = config.backend or config.platform
-                served.append(ServedModel(entry.name, entry.version, backend, probed=probe is not None))
-        except InferenceServerException as error:
-            raise StartError(f"Triton started, but does not tell what it serves: {error.message()}") from error
-    return tuple(served)
+        return tuple(
+            probe_model(connection, repository, name, version, deadline_s=deadline_s)
+            for name, version in loaded_models(connection, control_key, deadline_s=deadline_s)
+        )
+
+
+def loaded_models(
+    connection: triton.InferenceServerClient, control_key: str | None, *, deadline_s: float
+) -> tuple[tuple[str, str], ...]:
+    """Names and versions that Triton serves, sorted.
+
+    Raises:
+        StartError: Triton does not say what it serves.
+    """
+    try:
+        index = connection.get_model_repository_index(
+            headers=control_headers(control_key), client_timeout=_remaining(deadline_s)
+        ).models
+    except InferenceServerException as error:
+        raise StartError(f"Triton started, but does not tell what it serves: {error.message()}") from error
+    ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
+    return tuple(sorted(ready, key=lambda entry: (entry[0], int(entry[1] or 0))))
+
+
+def control_headers(control_key: str | None) -> dict[str, str] | None:
+    """GRPC metadata that opens Triton's control."""
+    return None if control_key is None else {CONTROL_HEADER: control_key}
+
+
+def probe_model(
+    connection: triton.InferenceServerClient, repository: Path, name: str, version: str, *, deadline_s: float
+) -> ServedModel:
+    """Send one version of a model its probe; without a probe, only ask for its configuration.
+
+    Raises:
+        ProbeError: the answer is wrong, empty, or an error.
+        ProbeTimeoutError: there is none in time.
+        StartError: Triton does not know the model.
+    """
+    try:
+        config = connection.get_model_config(name, version, client_timeout=_remaining(deadline_s)).config
+    except InferenceServerException as error:
+        raise StartError(f"Triton does not tell how it serves {name} version {version}: {error.message()}") from error
+    probe = read_probe(repository / name / version / PROBE_FILE)
+    if probe is not None:
+        _check_answer(connection, name, version, probe, deadline_s)
+    return ServedModel(name, version, config.backend or config.platform, probed=probe is not None)
 
 
 def read_probe(path: Path) -> Probe | None:
@@ -128,7 +166,10 @@ def read_probe(path: Path) -> Probe | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            given = {name: arrays[name] for name in arrays.files}
+            given = {
+                name.replace(_BYTES, "input:", 1): _one_value(arrays[name]) if name.startswith(_BYTES) else arrays[name]
+                for name in arrays.files
+            }
     # numpy raises several kinds for a broken archive (BadZipFile, ValueError, EOFError, OSError, zlib.error).
     except Exception as error:
         raise ProbeError(f"{path} cannot be read: {error}; export the model again") from error
@@ -142,6 +183,11 @@ def read_probe(path: Path) -> Probe | None:
             "export the model again"
         )
     return probe
+
+
+def _one_value(values: Array) -> Array:
+    """BYTES [1,1] of UINT8 [n], as tritonclient takes it."""
+    return np.array([[values.astype(np.uint8).tobytes()]], dtype=np.object_)
 
 
 def compare(expected: Mapping[str, Array], answers: Mapping[str, Array | None]) -> str | None:
@@ -180,9 +226,8 @@ def _check_answer(
         answer = connection.infer(model, inputs, version, outputs, client_timeout=_remaining(deadline_s))
         answers = {name: answer.as_numpy(name) for name in probe.outputs}
     except InferenceServerException as error:
-        raise ProbeError(
-            f"model {model} version {version} answered its probe with an error: {error.message()}"
-        ) from error
+        kind = ProbeTimeoutError if error.status() == "StatusCode.DEADLINE_EXCEEDED" else ProbeError
+        raise kind(f"model {model} version {version} answered its probe with an error: {error.message()}") from error
     wrong = compare(probe.outputs, answers)
     if wrong is not None:
         raise ProbeError(f"model {model} version {version} {wrong}; export the model again")

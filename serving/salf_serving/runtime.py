@@ -23,8 +23,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from salf_serving.backend_files import backend_files, copy_backends, files_hash
 from salf_serving.errors import InstallError, RuntimeMissingError
 from salf_serving.machine import check_machine, find_libpython
+from salf_serving.native import (
+    BROUGHT,
+    NATIVE_VARIABLE,
+    has_backends,
+    native_binary,
+    native_stub,
+    native_triton,
+    put_backends,
+)
 
 RUNTIME_VARIABLE = "SALF_RUNTIME"
 STAMP_FILE = "salf-runtime.json"
@@ -56,19 +66,25 @@ class Runtime:
 
     def moved_to(self, root: Path) -> "Runtime":
         """The same environment, seen under another name of its root."""
+
+        def moved(path: Path) -> Path:
+            return root / path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
         return Runtime(
             root=root,
-            bin=root / self.bin.relative_to(self.root),
-            site_packages=root / self.site_packages.relative_to(self.root),
-            tritonserver=root / self.tritonserver.relative_to(self.root),
-            libraries=root / self.libraries.relative_to(self.root),
+            bin=moved(self.bin),
+            site_packages=moved(self.site_packages),
+            tritonserver=moved(self.tritonserver),
+            libraries=moved(self.libraries),
             libpython=self.libpython,
-            backends=root / self.backends.relative_to(self.root),
+            backends=moved(self.backends),
         )
 
 
 def runtime_pins() -> tuple[str, ...]:
     """The pinned packages of the `runtime` extra of the installed salf, such as `numpy==1.26.4`, sorted.
+
+    Beside a Triton that is there already (`native.py`), only those that our own backends need.
 
     Raises:
         InstallError: salf's own metadata lists none.
@@ -80,6 +96,7 @@ def runtime_pins() -> tuple[str, ...]:
         if requirement.marker is not None
         and requirement.marker.evaluate({"extra": "runtime"})
         and not requirement.marker.evaluate({"extra": ""})
+        and not (native_triton() is not None and requirement.name in BROUGHT)
     )
     if not pins:
         raise InstallError("the installed salf lists no packages for its runtime; install salf again with pip")
@@ -121,6 +138,8 @@ def install_runtime(*, report: Callable[[str], None] = lambda _line: None) -> Ru
             if _stamp(root) != pins_hash():
                 _refuse_foreign(root)
                 _build(root, report)
+            if (triton := native_triton()) is not None:
+                put_backends(triton)
     except OSError as error:
         raise InstallError(
             f"the runtime cannot be installed at {root}: {error}; free the place or set {RUNTIME_VARIABLE} to another"
@@ -148,10 +167,10 @@ def find_runtime() -> Runtime:
         root=root,
         bin=root / "bin",
         site_packages=site_packages,
-        tritonserver=_triton(site_packages) / "bin" / "tritonserver",
-        libraries=site_packages / "nvidia_pytriton.libs",
+        tritonserver=_binary(site_packages),
+        libraries=site_packages / "nvidia_pytriton.libs" if (triton := native_triton()) is None else triton / "lib",
         libpython=find_libpython(),
-        backends=_ensure_backends(root),
+        backends=_ensure_backends(root) if triton is None else _native_backends(triton),
     )
 
 
@@ -163,7 +182,14 @@ def _triton(site_packages: Path) -> Path:
     return site_packages / "pytriton" / "tritonserver"
 
 
+def _binary(site_packages: Path) -> Path:
+    triton = native_triton()
+    return _triton(site_packages) / "bin" / "tritonserver" if triton is None else native_binary(triton)
+
+
 def _stub(site_packages: Path) -> Path:
+    if (triton := native_triton()) is not None:
+        return native_stub(triton)
     return _triton(site_packages) / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub"
 
 
@@ -175,9 +201,10 @@ def _stamp(root: Path) -> str | None:
 
 
 def _check_contents(site_packages: Path) -> None:
-    for path in (_triton(site_packages) / "bin" / "tritonserver", _stub(site_packages)):
+    remedy = f"remove its folder and {_INSTALL}" if native_triton() is None else f"check ${NATIVE_VARIABLE}"
+    for path in (_binary(site_packages), _stub(site_packages)):
         if not os.access(path, os.X_OK):
-            raise RuntimeMissingError(f"the runtime is incomplete: {path} is missing; remove its folder and {_INSTALL}")
+            raise RuntimeMissingError(f"the runtime is incomplete: {path} is missing; {remedy}")
     found = next(iter(importlib.metadata.distributions(name="numpy", path=[str(site_packages)])), None)
     if found is None or Version(found.version) >= Version("2"):
         version = "none" if found is None else found.version
@@ -202,7 +229,8 @@ def _build(root: Path, report: Callable[[str], None]) -> None:
         venv.create(aside, symlinks=True, with_pip=False)
         _pip_install(_site_packages(aside), report)
         _check_contents(_site_packages(aside))
-        _ensure_backends(aside)
+        if native_triton() is None:
+            _ensure_backends(aside)
         stamp = {"hash": pins_hash(), "pins": runtime_pins(), "python": _PYTHON}
         (aside / STAMP_FILE).write_text(json.dumps(stamp, indent=1) + "\n")
         if root.exists():
@@ -241,12 +269,18 @@ def _pip_install(target: Path, report: Callable[[str], None]) -> None:
         )
 
 
+def _native_backends(triton: Path) -> Path:
+    if not has_backends(triton):
+        raise RuntimeMissingError(
+            f"{triton / 'backends'} lacks the backends of this salf; {_INSTALL} as a user who may write there"
+        )
+    return triton / "backends"
+
+
 def _ensure_backends(root: Path) -> Path:
-    """Triton's backend directory: copies (links are not followed), named after what they were copied from."""
-    ours = Path(__file__).parent / "backends"
-    sources = sorted(path for path in ours.rglob("*.py") if path.is_file())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    target = root / f"backends-{digest}"
+    """Triton's backend directory, named after our sources in it."""
+    files = backend_files()
+    target = root / f"backends-{files_hash(files)}"
     if target.is_dir():
         return target
     try:
@@ -256,10 +290,7 @@ def _ensure_backends(root: Path) -> Path:
             site_packages = _site_packages(root)
             shutil.copytree(_triton(site_packages) / "backends" / "python", aside / "python")
             shutil.copy2(_stub(site_packages), aside / "python")
-            for source in sources:
-                copy = aside / source.relative_to(ours)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copy2(source, copy)
+            copy_backends(aside, files)
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -22,6 +22,11 @@ COMMANDS = (
     "concepts propose",
     "concepts filter",
     "evaluate",
+    "list",
+    "verify",
+    "publish",
+    "rollback",
+    "tune",
 )
 NOBODY = "127.0.0.1:9"
 
@@ -141,6 +146,15 @@ def test_a_repository_that_is_none_is_one_line(salf, tmp_path):
     result = salf("serve", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert "nowhere" in one_line(result)
+
+
+@pytest.mark.parametrize("text", [None, "adress = '0.0.0.0'", "address = '0.0.0.0'"])
+def test_wrong_settings_of_the_front_are_one_line(salf, tmp_path, text):
+    if text is not None:
+        (tmp_path / "front.toml").write_text(text)
+    result = salf("serve", tmp_path, "--front-settings", tmp_path / "front.toml")
+    assert result.exit_code == 1
+    assert "front.toml" in one_line(result)
 
 
 def test_a_checkpoint_that_is_none_is_one_line(salf, tmp_path):

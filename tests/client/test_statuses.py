@@ -55,7 +55,7 @@ def strict_server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory):
         serving_server,
         "triton_command",
         lambda *arguments, **options: [
-            *command(*arguments, **options),
+            *(word for word in command(*arguments, **options) if not word.startswith("--grpc-restricted-protocol")),
             "--grpc-restricted-protocol=shared-memory:key=secret",
         ],
     )

@@ -115,5 +115,5 @@ def test_every_change_of_a_sealed_text_shows(data):
 
 
 def test_a_text_without_a_seal_says_so():
-    assert seal_is_intact(COMMITTED) is None
+    assert seal_is_intact(COMMITTED.removeprefix(COMMITTED.splitlines(keepends=True)[0])) is None
     assert quoted("é") == '"\\303\\251"'

@@ -17,22 +17,45 @@ from demonstration.paths import CHECKPOINT, ROOT
 from salf_serving import RunningServer
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-SLOW_PAGES = {"docs/ml-engineer.md"}
+SLOW_PAGES = {"docs/ml-engineer.md", "docs/model-repository.md"}
 RUN = {"python", "sh"}
 SHOWN = {"text", "json", "yaml"}
 
 #: Blocks that no test can run: (page, its first line, why). Whoever adds one has to add it here.
 NOT_RUN = {
+    (
+        "docs/deployment.md",
+        "docker build --target cpu --tag salf:cpu .",
+        "needs a container engine",
+    ),
+    (
+        "docs/deployment.md",
+        "docker run --rm --read-only --tmpfs /tmp --shm-size 512m --cap-drop ALL --security-opt no-new-privileges \\",
+        "needs a container engine",
+    ),
+    ("docs/deployment.md", "docker compose --file deploy/compose.yaml up --build", "needs a container engine"),
+    ("docs/deployment.md", "kubectl create secret tls salf-tls --cert=tls.crt --key=tls.key", "needs a cluster"),
+    ("docs/deployment.md", "kubectl apply --filename deploy/kserve/serving-runtime.yaml", "needs a cluster"),
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
+    ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
     (
         "docs/service-developer.md",
         "grpcurl -plaintext -import-path . -proto grpc_service.proto -d @ \\",
         "needs grpcurl and the protocol's file",
     ),
-    ("docs/operator.md", "pip install .", "installs packages"),
     ("docs/operator.md", "salf serve model_repository", "serves until it is stopped"),
+    (
+        "docs/operator.md",
+        "python -m salf_serving.backend_files /opt/tritonserver/backends salf_encoded",
+        "needs Triton's container",
+    ),
+    (
+        "docs/operator.md",
+        "salf serve model_repository --front-settings front.toml --port 8001 --status-port 8003 --metrics-port 8002",
+        "serves until it is stopped",
+    ),
     ("docs/ml-engineer.md", "pip install '.[export]'", "installs packages"),
     ("docs/ml-engineer.md", "salf serve --install my_repository", "serves until it is stopped"),
     ("docs/ml-engineer.md", "make train", "takes minutes"),
@@ -63,7 +86,7 @@ NOT_RUN = {
     ),
     (
         "docs/evaluation.md",
-        "salf evaluate runs/scenes --data runs/scenes-data/held_out --train-data runs/scenes-data/train \\",
+        "salf evaluate demonstration/checkpoint --data runs/demonstration/held_out \\",
         "needs a training run's data",
     ),
     (
@@ -71,6 +94,12 @@ NOT_RUN = {
         "salf import published/cub --layout label-free --backbone resnet18 --weights resnet18.pth --out runs/cub",
         "needs a published folder",
     ),
+    (
+        "docs/tensorrt.md",
+        'docker run --rm --gpus all -v "$PWD":/work -w /work nvcr.io/nvidia/tritonserver:24.12-py3 \\',
+        "needs a GPU and NVIDIA's image",
+    ),
+    ("docs/tensorrt.md", "from pathlib import Path", "needs a GPU and tensorrt"),
 }
 
 #: How far a number in documented output may lie from the real one: other processors round differently.
@@ -313,6 +342,8 @@ def figures_of_the_card() -> dict[str, str]:
         "baselines for that: centre point / random point": (
             f"{found['centre_point']:.1%} / {found['random_point']:.1%}"
         ),
+        "evidence that says the truth about its picture": f"{measured['naming']['true']:.1%}",
+        "evidence called present that lies on what it names": f"{measured['naming']['well_placed']:.1%}",
     }
 
 

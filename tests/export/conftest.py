@@ -14,14 +14,21 @@ from salf_training.checkpoint import Checkpoint, ModelCard, save_checkpoint
 from salf_training.model import SalfModel
 
 CONCEPTS, CLASSES, HEIGHT, WIDTH = 40, 6, 64, 96
+CNN = BackboneSettings(name="test_resnet")
 
 
-def random_checkpoint(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0, **kind: Any) -> Checkpoint:
+def random_checkpoint(
+    *,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    seed: int = 0,
+    settings: BackboneSettings = CNN,
+    **kind: Any,
+) -> Checkpoint:
     """`kind` may give the pooling and the map size."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = BackboneSettings(name="test_resnet")
         backbone = build_backbone(settings)
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

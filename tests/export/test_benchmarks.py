@@ -94,6 +94,43 @@ def test_an_unknown_benchmark_is_an_error(tmp_path):
     assert "explain_cost" in done.stderr
 
 
+def test_under_overload_only_right_answers_in_time_are_good():
+    from tritonclient.grpc import service_pb2
+
+    from benchmarks.overload import DEADLINE_S, Question, Tally, _count_answer
+
+    question = Question(b"", np.array([1.0, 2.0], np.float32))
+
+    def answer(logits):
+        message = service_pb2.ModelInferResponse()
+        message.outputs.add().name = "bias"
+        message.outputs.add().name = "logits"
+        message.raw_output_contents.extend([b"", np.array(logits, np.float32).tobytes()])
+        return message.SerializeToString()
+
+    tally = Tally()
+    _count_answer(tally, question, answer([1.0, 2.0]), 0.1)
+    _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
+    _count_answer(tally, question, answer([2.0, 1.0]), 0.1)
+    assert (tally.good_s, tally.late, tally.wrong) == ([0.1], 1, 1)
+
+
+def test_a_served_answer_that_differs_is_not_timed():
+    from benchmarks.report import CannotMeasureError
+    from benchmarks.serve_overhead import check_answers
+
+    local = {"logits": np.array([[1.0, 2.0]], np.float32), "top_maps": np.ones((1, 1, 2, 2), np.float32)}
+    check_answers(local, local)
+    for served in (
+        {"logits": local["logits"]},
+        local | {"logits": np.zeros((1, 0), np.float32)},
+        local | {"logits": np.array([[1.0, np.nan]], np.float32)},
+        local | {"logits": np.array([[1.0, 2.1]], np.float32)},
+    ):
+        with pytest.raises(CannotMeasureError):
+            check_answers(served, local)
+
+
 def test_the_sdks_overhead_is_measured_on_right_answers_only():
     from benchmarks.report import CannotMeasureError
     from benchmarks.sdk_overhead import _result, _Times, check_answers

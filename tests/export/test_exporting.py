@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
-from salf_contract import contract_id_from_words, metadata_in_parameters, parse_metadata
+from salf_contract import contract_id_from_words, decode_picture, metadata_in_parameters, parse_metadata, prepare
 from salf_export import (
     FidelityError,
     GraphError,
@@ -24,14 +24,14 @@ from salf_export import (
     SourceError,
     export_checkpoint,
     exporting,
-    repository,
 )
 from salf_export.backbone_graph import backbone_graph
 from salf_export.comparison import Reference, explain_errors
-from salf_export.graph_builder import ALLOWED_OPERATORS
+from salf_export.operators import operator_problems
 from salf_training.checkpoint import Checkpoint
 
-MODELS = ("scenes", "scenes_all_scores", "scenes_all_maps")
+MODELS = ("scenes", "scenes_what_if", "scenes_all_scores", "scenes_all_maps")
+ROLES = ("explain", "what_if", "all_scores", "all_maps")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A repository with one version; tests copy it before changing it."""
     folder = tmp_path_factory.mktemp("exported") / "repository"
     report = export_checkpoint(checkpoint, folder, name="scenes", top=16)
-    assert report.models == MODELS
+    assert report.models == ("scenes", "scenes_encoded", *MODELS[1:])
     assert report.version == 1
     assert 0 < max(report.fidelity.max_abs_error.values()) <= 1e-4
     return folder
@@ -58,10 +58,14 @@ def repo(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "repository"))
 
 
-def test_three_models_with_graph_metadata_and_probe(exported):
-    assert sorted(p.name for p in exported.iterdir()) == sorted(MODELS)
+def test_every_model_has_graph_metadata_and_probe(exported):
+    assert sorted(p.name for p in exported.iterdir()) == sorted((*MODELS, "scenes_encoded"))
     for name in MODELS:
-        assert set(tree(exported / name)) == {"config.pbtxt", "1/model.onnx", "1/metadata.json", "1/probe.npz"}
+        assert set(tree(exported / name)) == {
+            "config.pbtxt",
+            *(f"1/{file}" for file in ("model.onnx", "metadata.json", "probe.npz", "fidelity.json")),
+            *(f"1/{file}" for file in ("serving.pbtxt", "manifest.json")),
+        }
     assert [p.name for p in exported.parent.iterdir()] == ["repository"], "nothing is left beside it"
 
 
@@ -94,7 +98,7 @@ def test_published_graphs_are_plain(exported):
         onnx.checker.check_model(model, full_check=True)
         assert model.ir_version <= 10
         assert [(o.domain, o.version <= 20) for o in model.opset_import] == [("", True)]
-        assert {node.op_type for node in model.graph.node} <= ALLOWED_OPERATORS
+        assert operator_problems(model) == ()
         assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
         assert not any(t.data_type == onnx.TensorProto.DOUBLE for t in model.graph.initializer)
         text = model.SerializeToString()
@@ -110,7 +114,7 @@ def test_published_graphs_are_plain(exported):
 
 
 def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
-    for name, role in zip(MODELS, ("explain", "all_scores", "all_maps"), strict=True):
+    for name, role in zip(MODELS, ROLES, strict=True):
         config = parsed_config(exported / name)
         assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", 8)
         session = onnxruntime.InferenceSession(exported / name / "1/model.onnx", providers=["CPUExecutionProvider"])
@@ -125,6 +129,31 @@ def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
         assert found[1].contract_id == parse_metadata((exported / name / "1/metadata.json").read_bytes()).contract_id
         assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
         assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+
+
+def test_the_encoded_model_has_no_graph_and_knows_the_answer_to_a_png(exported, source: Checkpoint):
+    folder = exported / "scenes_encoded"
+    files = ("fidelity.json", "manifest.json", "metadata.json", "probe.npz", "serving.pbtxt")
+    assert set(tree(folder)) == {"config.pbtxt", *(f"1/{name}" for name in files)}
+    assert (folder / "1/metadata.json").read_bytes() == (exported / "scenes/1/metadata.json").read_bytes()
+    config = parsed_config(folder)
+    assert (config.backend, config.instance_group[0].count) == ("salf_encoded", 3)
+    assert [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in config.input] == [
+        ("encoded", model_config_pb2.TYPE_STRING, [1]),
+        ("target", model_config_pb2.TYPE_INT32, [1]),
+    ]
+    with np.load(folder / "1/probe.npz", allow_pickle=False) as probe:
+        prepared = prepare(decode_picture(probe["input_bytes:encoded"].tobytes()), source.card.preparation)
+        session = onnxruntime.InferenceSession(exported / "scenes/1/model.onnx", providers=["CPUExecutionProvider"])
+        feed = {"image": prepared.pixels[None], "target": probe["input:target"]}
+        (logits,) = session.run(["logits"], feed)
+        np.testing.assert_allclose(probe["output:logits"], logits, rtol=1e-5, atol=1e-5)
+        assert probe["output:source_size"].tolist() == [list(prepared.source_size)]
+        assert probe["output:source_size"].tolist() != [[prepared.pixels.shape[1], prepared.pixels.shape[0]]]
+
+
+def test_the_encoded_model_can_be_left_out(checkpoint, tmp_path):
+    assert export_checkpoint(checkpoint, tmp_path, name="scenes", encoded=False).models == MODELS
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_in_another_process(exported, checkpoint, tmp_path):
@@ -248,67 +277,6 @@ def test_nan_is_infinitely_wrong():
     for concepts in ([[1, -1]], [[-1, 0]], [[0, 0]], [[0, 1]], [[9, -1]]):
         broken = {**answer, "top_concepts": np.array(concepts)}
         assert explain_errors(broken, wanted, reference)["top_concepts"] > 0.5, concepts
-
-
-@pytest.mark.parametrize("step", range(1, 7))
-def test_a_publish_that_fails_half_way_leaves_the_repository_as_it_was(step, repo, checkpoint, monkeypatch):
-    before = tree(repo)
-    calls = 0
-
-    def failing(original):
-        def move(self, target):
-            nonlocal calls
-            if repo in Path(target).parents and (calls := calls + 1) == step:
-                raise OSError(28, "No space left on device")
-            return original(self, target)
-
-        return move
-
-    monkeypatch.setattr(Path, "rename", failing(Path.rename))
-    monkeypatch.setattr(Path, "replace", failing(Path.replace))
-    with pytest.raises(RepositoryError, match="free some space"):
-        export_checkpoint(checkpoint, repo, name="scenes")
-    assert calls >= step
-    assert tree(repo) == before
-    assert [p.name for p in repo.parent.iterdir()] == [repo.name]
-
-
-def test_a_publish_killed_half_way_leaves_every_model_loadable(repo, monkeypatch):
-    """As after kill -9: no undoing, no cleaning up. Each model has its old versions, or a whole new one."""
-
-    class KilledError(BaseException):
-        pass
-
-    models = [
-        repository.ModelFolder(name, (repo / name / "config.pbtxt").read_text(), tree(repo / name / "1"))
-        for name in reversed(MODELS)
-    ]
-    aside = repo.parent / "aside"
-    for model in models:
-        repository._write(aside / model.name, 2, model)
-    original, calls = Path.rename, 0
-
-    def rename(self, target):
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KilledError
-        return original(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    monkeypatch.setattr(repository, "reversed", lambda _: (), raising=False)
-    with pytest.raises(KilledError):
-        repository._appear(repo, 2, models, aside)
-    assert {name: repository.versions_in(repo / name) for name in MODELS} == {
-        "scenes_all_maps": (1, 2),
-        "scenes_all_scores": (1,),
-        "scenes": (1,),
-    }
-    for name in MODELS:
-        parsed_config(repo / name)
-        for version in repository.versions_in(repo / name):
-            assert set(tree(repo / name / str(version))) == {"model.onnx", "metadata.json", "probe.npz"}
-    assert repository.choose_version(repo, MODELS, None) == 3
 
 
 def test_a_repository_that_is_a_file_is_a_repository_error(checkpoint, tmp_path):

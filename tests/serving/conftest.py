@@ -1,5 +1,6 @@
 """A tiny model whose right answers are one line of numpy."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from salf_serving import RunningServer, Runtime, free_port, launch
+
+# Test files are imported one by one (importlib mode); what they share lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 HEIGHT, WIDTH, CLASSES = 6, 4, 5
 WEIGHTS = np.random.default_rng(7).normal(size=(3, CLASSES)).astype(np.float32)
@@ -44,25 +48,25 @@ class Tiny:
         """UINT8 [rows,6,4,3]."""
         return np.random.default_rng(seed).integers(0, 256, (rows, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
-    def answers(self, images: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """What the graph must give for UINT8 [B,6,4,3] and INT32 [B,1]."""
+    def answers(self, images: np.ndarray, targets: np.ndarray, version: int = 1) -> dict[str, np.ndarray]:
+        """What the graph of a version must give for UINT8 [B,6,4,3] and INT32 [B,1]."""
         maps = images.astype(np.float32).transpose(0, 3, 1, 2)
         logits = maps.mean((2, 3)) @ WEIGHTS
         target_class = np.where(targets < 0, logits.argmax(1, keepdims=True), targets).astype(np.int32)
-        return {"logits": logits, "target_class": target_class, "bias": BIAS[target_class], "maps": maps}
+        return {"logits": logits, "target_class": target_class, "bias": _biases(version)[target_class], "maps": maps}
 
-    def write(self, repository: Path, *, config: str = CONFIG, probe: str | None = "right") -> Path:
-        """Write the model as version 1 of `tiny`; returns the version folder.
+    def write(self, repository: Path, *, config: str = CONFIG, probe: str | None = "right", version: int = 1) -> Path:
+        """Write the model as a version of `tiny`; returns the version folder.
 
         A target of 5 or more makes ONNX Runtime fail inside the graph.
         """
-        folder = repository / "tiny" / "1"
+        folder = repository / "tiny" / str(version)
         folder.mkdir(parents=True)
-        onnx.save(_graph(), folder / "model.onnx")
+        onnx.save(_graph(version), folder / "model.onnx")
         (repository / "tiny" / "config.pbtxt").write_text(config)
         if probe is not None:
             images, targets = self.images(1, seed=3), np.full((1, 1), -1, np.int32)
-            answers = self.answers(images, targets)
+            answers = self.answers(images, targets, version)
             if probe == "wrong":
                 answers["logits"] = answers["logits"] + np.float32(0.5)
             outputs = {f"output:{name}": array for name, array in answers.items()}
@@ -70,7 +74,12 @@ class Tiny:
         return folder
 
 
-def _graph() -> onnx.ModelProto:
+def _biases(version: int) -> np.ndarray:
+    """FP32 [5]; tells versions apart."""
+    return BIAS + np.float32(100 * (version - 1))
+
+
+def _graph(version: int) -> onnx.ModelProto:
     node = helper.make_node
     nodes = [
         node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -97,13 +106,18 @@ def _graph() -> onnx.ModelProto:
         ],
         [
             numpy_helper.from_array(WEIGHTS, "weights"),
-            numpy_helper.from_array(BIAS, "biases"),
+            numpy_helper.from_array(_biases(version), "biases"),
             numpy_helper.from_array(np.zeros((), np.int32), "zero"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)
     return model
+
+
+@pytest.fixture(scope="session")
+def nginx(debian_program: Callable[[str, str], Path]) -> Path:
+    return debian_program("nginx", "nginx")
 
 
 @pytest.fixture(scope="session")

@@ -7,68 +7,32 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from served import SHARED_MEMORY, is_gone, process_tree, shared_memory_of, wait_until
 
 from salf_serving import (
     ModelLoadError,
     PortTakenError,
     ProbeError,
     RepositoryError,
-    ServerDiedError,
     ServingError,
     StartupTimeoutError,
     free_port,
     launch,
-    serve,
 )
 from salf_serving.ports import LOOPBACK
-
-SHARED_MEMORY = Path("/dev/shm")
 
 #: What `salf serve` does, as a process of its own: prints Triton's process id when it is ready.
 SERVE = """
 import sys
 from pathlib import Path
-from salf_serving import serve
-sys.exit(serve(Path(sys.argv[1]), grpc_port=int(sys.argv[2]), log_file=Path(sys.argv[3]),
+from salf_serving import LaunchSettings, ServeSettings, serve
+launch = LaunchSettings(repository=Path(sys.argv[1]), grpc_port=int(sys.argv[2]), log_file=Path(sys.argv[3]))
+sys.exit(serve(ServeSettings(launch=launch),
                on_ready=lambda server: print(server.pid, flush=True)))
 """
-
-
-def process_tree(root: int) -> list[int]:
-    """A process and all its descendants."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError):
-            continue
-    tree = [root]
-    for pid in tree:
-        tree += [child for child, parent in parents.items() if parent == pid]
-    return tree
-
-
-def shared_memory_of(pid: int) -> list[Path]:
-    return list(SHARED_MEMORY.glob(f"salf_{pid}_*"))
-
-
-def wait_until(condition, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def is_gone(pid: int) -> bool:
-    """No such process, or one that only waits for PID 1 to collect it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @pytest.fixture
@@ -105,14 +69,6 @@ def test_a_killed_parent_leaves_no_process_and_no_shared_memory(served):
     wait_until(lambda: not shared_memory_of(process.pid))
 
 
-def test_a_killed_guard_takes_triton_with_it(served):
-    process, tree = served
-    os.kill(tree[1], signal.SIGKILL)
-    assert process.wait(20) != 0
-    wait_until(lambda: all(is_gone(pid) for pid in tree))
-    wait_until(lambda: not shared_memory_of(process.pid))
-
-
 def test_a_frozen_triton_is_killed_after_its_time(tiny, runtime, tmp_path):
     tiny.write(tmp_path / "models")
     with launch(
@@ -129,19 +85,6 @@ def _shared_memory_in_log(log_file: Path) -> list[Path]:
     prefixes = set(re.findall(r"shm-region-prefix-name\":\"(salf_\w+?_\w+?_)\"", log_file.read_text()))
     assert prefixes
     return [path for prefix in prefixes for path in SHARED_MEMORY.glob(f"{prefix}*")]
-
-
-def test_a_server_that_dies_is_reported_with_its_log(tiny, runtime, tmp_path):
-    tiny.write(tmp_path / "models")
-    log_file = tmp_path / "triton.log"
-    with pytest.raises(ServerDiedError, match=re.escape(str(log_file))):
-        serve(
-            tmp_path / "models",
-            grpc_port=free_port(),
-            log_file=log_file,
-            on_ready=lambda server: os.kill(server.pid, signal.SIGKILL),
-        )
-    assert not _shared_memory_in_log(log_file)
 
 
 def test_a_wrong_probe_names_model_output_and_difference(tiny, tmp_path, start):

@@ -52,3 +52,13 @@ def test_broken_files_are_errors(tmp_path):
     np.savez(path, **{"input:a": np.zeros(1), "output:b": np.zeros(1), "other": np.zeros(1)})
     with pytest.raises(ProbeError, match="holds input:a, output:b, other"):
         read_probe(path)
+
+
+def test_bytes_come_back_as_the_client_sends_them(tmp_path):
+    data = b"\x00any\xff\x00"
+    arrays = {"input_bytes:encoded": np.frombuffer(data, np.uint8), "input:target": np.zeros((1, 1), np.int32)}
+    np.savez(tmp_path / "probe.npz", **arrays, **{"output:x": np.zeros(1)})
+    probe = read_probe(tmp_path / "probe.npz")
+    assert probe is not None
+    assert probe.inputs["encoded"].tolist() == [[data]]
+    assert list(probe.inputs) == ["encoded", "target"]

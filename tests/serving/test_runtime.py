@@ -2,14 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import salf_contract
 from salf_serving import InstallError, RuntimeMissingError, find_runtime, install_runtime, runtime_root
 from salf_serving import runtime as module
+from salf_serving.backend_files import backend_files
 from salf_serving.runtime import STAMP_FILE, pins_hash, runtime_pins
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -130,13 +134,15 @@ def test_numpy_2_in_the_runtime_is_refused(pip_calls):
 
 def test_backends_are_copies_and_follow_our_sources(pip_calls):
     runtime = install_runtime()
-    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime"}
+    assert {path.name for path in runtime.backends.iterdir()} == {"python", "onnxruntime", "openvino", "salf_encoded"}
     assert {path.name for path in (runtime.backends / "python").iterdir()} == {
         "libtriton_python.so",
         "triton_python_backend_stub",
     }
     ours = Path(module.__file__).parent / "backends" / "onnxruntime" / "model.py"
     assert (runtime.backends / "onnxruntime" / "model.py").read_bytes() == ours.read_bytes()
+    contract = Path(salf_contract.__file__).parent / "picture.py"
+    assert (runtime.backends / "salf_encoded" / "salf_contract" / "picture.py").read_bytes() == contract.read_bytes()
     assert not any(path.is_symlink() for path in runtime.backends.rglob("*"))
 
 
@@ -146,3 +152,42 @@ def test_pips_error_is_passed_on(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(InstallError, match=r"could not install the server's packages: .*salf-no-such-package"):
         install_runtime()
+
+
+def test_an_image_that_brings_triton_gets_the_same_backends(tmp_path):
+    subprocess.run([sys.executable, "-m", "salf_serving.backend_files", str(tmp_path / "backends")], check=True)
+    files = {path.relative_to(tmp_path / "backends") for path in (tmp_path / "backends").rglob("*.py")}
+    assert files == set(backend_files())
+    assert Path("salf_encoded/encoded_endpoint/asks.py") in files
+
+
+@pytest.fixture
+def native(monkeypatch, tmp_path):
+    """A folder that looks like /opt/tritonserver, with $SALF_TRITON set to it."""
+    triton = tmp_path / "tritonserver"
+    for path in (triton / "bin" / "tritonserver", triton / "backends" / "python" / "triton_python_backend_stub"):
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    monkeypatch.setenv("SALF_TRITON", str(triton))
+    return triton
+
+
+def test_a_triton_that_is_there_is_used_with_our_backends_beside_its_own(pip_calls, native):
+    runtime = install_runtime()
+
+    assert (runtime.tritonserver, runtime.backends) == (native / "bin" / "tritonserver", native / "backends")
+    assert {path.name for path in runtime.backends.iterdir()} == {"python", "salf_encoded"}
+    assert not {"nvidia-pytriton", "onnxruntime", "openvino"} & {pin.partition("==")[0] for pin in runtime_pins()}
+    assert {"numpy", "pillow", "pydantic"} <= {pin.partition("==")[0] for pin in runtime_pins()}
+    elsewhere = runtime.moved_to(runtime.root.parent / "moved")
+    assert (elsewhere.tritonserver, elsewhere.bin) == (runtime.tritonserver, runtime.root.parent / "moved" / "bin")
+
+
+def test_a_changed_backend_beside_a_triton_that_is_there_is_noticed(pip_calls, native):
+    install_runtime()
+    (native / "backends" / "salf_encoded" / "model.py").write_text("# another version's")
+
+    with pytest.raises(RuntimeMissingError, match="lacks the backends of this salf"):
+        find_runtime()
+    install_runtime()
+    assert find_runtime().backends == native / "backends"

@@ -89,7 +89,9 @@ def test_the_fit_depends_on_its_seed_alone():
 def test_every_concept_keeps_its_own_best_step():
     features, similarities = planted()
     similarities = torch.randn(similarities.shape, generator=torch.Generator().manual_seed(1))  # nothing to be learnt
-    wild = BottleneckTraining(steps=60, batch_size=4, learning_rate=0.5, check_every=1, held_out_share=0.2)
+    wild = BottleneckTraining(
+        steps=60, batch_size=4, learning_rate=0.5, check_every=1, patience=None, held_out_share=0.2
+    )
     weight, best = fit_bottleneck(features, similarities, settings=wild, seed=0)
     last, now = fit_bottleneck(
         features, similarities, settings=wild.model_copy(update={"check_every": 60}), seed=0
@@ -102,6 +104,27 @@ def test_every_concept_keeps_its_own_best_step():
         maps = torch.einsum("mc,ncg->mng", fitted, features[held_out]).flatten(1)
         there = cubed_cosine(maps, similarities[held_out].transpose(0, 1).flatten(1))
         assert there.numpy() == pytest.approx(reported.numpy(), abs=1e-4)
+
+
+def test_the_fit_stops_when_the_held_out_similarity_no_longer_gains():
+    features, similarities = planted()
+    similarities = torch.randn(similarities.shape, generator=torch.Generator().manual_seed(1))  # nothing to be learnt
+    wild = BottleneckTraining(steps=400, batch_size=4, learning_rate=0.5, check_every=5, patience=3, held_out_share=0.2)
+    looks: dict[int | None, list[int]] = {}
+    best: dict[int | None, float] = {}
+    for patience in (3, None):
+        steps: list[int] = []
+        schedule = wild.model_copy(update={"patience": patience})
+        _, held_out = fit_bottleneck(
+            features, similarities, settings=schedule, seed=0, on_progress=lambda _, step, __, to=steps: to.append(step)
+        )
+        looks[patience], best[patience] = steps, float(held_out.mean())
+    assert looks[None] == list(range(1, 401))
+    assert looks[3][-1] == 400, "who watches is told that the stage is over"
+    stopped_at = len(looks[3])
+    assert 15 < stopped_at < 300
+    assert stopped_at % 5 == 0, "it stops at a look"
+    assert best[3] <= best[None], "the longer run saw every look of the shorter one"
 
 
 def test_a_concept_without_variation_and_a_dead_channel_give_finite_weights():

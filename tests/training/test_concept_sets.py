@@ -58,6 +58,7 @@ def test_the_published_thresholds_are_the_defaults():
         "concept_similarity": 0.9,
         "presence": 0.25,
         "interpretability": 0.45,
+        "failing": "drop",
     }
 
 
@@ -129,15 +130,29 @@ def test_weak_and_unlearnt_concepts_are_dropped_below_the_threshold_only():
         filter_unlearnt(found, torch.tensor([0.1, 0.45]), 0.45)
 
 
+def test_muted_concepts_stay_in_the_list_without_a_say_and_are_named_once():
+    found = filter_absent(report("a", "b", "c", "d"), torch.tensor([0.3, 0.1, 0.3, 0.3]), 0.25, "mute")
+    found = filter_unlearnt(found, torch.tensor([0.9, 0.1, 0.1, 0.9]), 0.45, "mute")
+    assert found.kept == ("a", "b", "c", "d")
+    assert found.dropped == ()
+    assert found.deciding == ("a", "d")
+    assert [(item.concept, item.reason) for item in found.muted] == [("b", "presence"), ("c", "interpretability")]
+    with pytest.raises(DataError, match="'interpretability' leaves none"):
+        filter_unlearnt(found, torch.tensor([0.1, 0.1, 0.1, 0.1]), 0.45, "mute")
+
+
 def test_a_filter_that_leaves_nothing_is_an_error_that_names_it():
     with pytest.raises(DataError, match=r"'presence' leaves none of 2 concepts, e.g. 'a'"):
         filter_absent(report("a", "b"), torch.tensor([0.1, 0.1]), 0.25)
 
 
 def test_the_report_is_json_that_reads_back(tmp_path):
-    found = filter_absent(report("a", "b"), torch.tensor([0.5, 0.125]), 0.25)
+    found = filter_absent(report("a", "b", "c"), torch.tensor([0.5, 0.125, 0.5]), 0.25)
+    found = filter_unlearnt(found, torch.tensor([0.5, 0.25]), 0.45, "mute")
     found.write(tmp_path / "r.json")
     assert ConceptReport.model_validate_json((tmp_path / "r.json").read_text()) == found
-    assert json.loads((tmp_path / "r.json").read_text())["dropped"] == [
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["dropped"] == [
         {"concept": "b", "reason": "presence", "value": 0.125, "threshold": 0.25, "other": None}
     ]
+    assert [item["concept"] for item in written["muted"]] == ["c"]

@@ -9,7 +9,7 @@ from picture_files import ColourEncoder, write_noise
 from PIL import Image
 
 from salf_contract import Preparation
-from salf_training.embeddings import cached_prompt_embeddings, local_similarities, strongest_similarities
+from salf_training.embeddings import cached_prompt_embeddings, local_similarities
 from salf_training.errors import DataError
 from salf_training.image_folder import load_prepared
 from salf_training.prompts import CircleSettings, circle_alphas, draw_circles, grid_centres
@@ -161,13 +161,3 @@ def test_local_similarities_are_cosines_of_picture_concept_and_cell():
     assert got.dtype == torch.float32
     for n, m, g in [(0, 0, 0), (2, 4, 3), (1, 3, 2)]:
         assert got[n, m, g].item() == pytest.approx(float(pictures[n, g] @ texts[m]), abs=2e-3)
-
-
-def test_presence_is_the_mean_of_a_concepts_strongest_similarities():
-    similarities = torch.zeros(10, 2, 100)  # 1,000 values per concept, so the top 0.2 % are two
-    similarities[3, 0, 7], similarities[8, 0, 99] = 0.9, 0.5
-    similarities[:, 1] = -0.25
-    assert strongest_similarities(similarities).tolist() == pytest.approx([0.7, -0.25])
-    assert strongest_similarities(similarities[:1, :, :3]).tolist() == pytest.approx(
-        [0.0, -0.25]
-    )  # at least one value counts

@@ -1,5 +1,6 @@
 """Training a small encoder: what it is shown, and what open_clip makes of what is written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from salf_training.encoder_training import (
     EncoderTraining,
     PromptedPictures,
     prompted_batch,
+    shared_text_loss,
     train_encoder,
 )
 from salf_training.errors import WeightsError
@@ -36,6 +38,7 @@ TINY = EncoderTraining(
 CIRCLES = CircleSettings(rows=2, columns=2, radius=0.2, line_width=0.1)
 TEXTS = ("a dark place", "a bright place")
 NONE = (float("nan"), float("nan"))
+NOTHING_ELSE = torch.zeros(1, 0, dtype=torch.bool)
 WHOLE = (0.0, 0.0, float(SIZE), float(SIZE))
 
 
@@ -50,6 +53,7 @@ def samples(count: int = 40) -> PromptedPictures:
         centre=torch.tensor([NONE] * count),
         text=torch.from_numpy(bright),
         texts=TEXTS,
+        true=torch.zeros(count, 2, dtype=torch.bool),
     )
 
 
@@ -117,6 +121,48 @@ def test_the_encoder_learns_what_it_is_shown(tmp_path):
     encoder = OpenClipEncoder(settings_of(train(tmp_path / "e", settings=longer)))
     similarity = encoder.embed_images(torch.from_numpy(samples().pixels)) @ encoder.embed_texts(TEXTS).T
     assert (similarity.argmax(dim=1) == samples().text).float().mean() > 0.9
+
+
+def test_a_text_that_is_true_besides_is_not_taught_to_be_wrong_and_one_that_fits_nothing_is(tmp_path):
+    """Every bright picture is also "something", and some are named so; "an escalator" is nowhere."""
+    given = samples(80)
+    texts = (*TEXTS, "something", "an escalator")
+    true = torch.zeros(80, 3, dtype=torch.bool)
+    true[:, 2] = given.text == 1
+    # Every fourth sample is named by the second truth.
+    text = torch.where((torch.arange(80) % 4 == 3), 2, given.text)
+    given = replace(given, texts=texts, text=text, true=true | (text == 2)[:, None] & torch.tensor([False, True, True]))
+    settings = TINY.model_copy(update={"epochs": 12, "unfitting_texts": 1})
+    train_encoder(given, tmp_path / "e", settings=settings, circles=CIRCLES, vocabulary=texts, seed=0)
+    encoder = OpenClipEncoder(settings_of(tmp_path / "e"))
+    similarity = encoder.embed_images(torch.from_numpy(given.pixels)) @ encoder.embed_texts(texts).T
+    bright = similarity[1::2].mean(dim=0)
+    assert bright[1:3].min() > similarity[::2, 1:3].mean(dim=0).max() + 0.3, "both names know bright from dark"
+    assert bright[1:3].min() > similarity[:, 3].max() + 0.3, "the escalator is nowhere"
+
+
+def test_the_loss_counts_only_what_is_wrong():
+    similarity = torch.tensor([[2.0, 1.0, 0.5], [0.0, 3.0, -1.0]])
+    own = torch.tensor([[True, False, False], [False, True, False]])
+    also = own | torch.tensor([[False, True, False], [False, False, False]])
+    strict, lenient = shared_text_loss(similarity, own, own), shared_text_loss(similarity, own, also)
+    rows = (torch.tensor([2.0, 1.0, 0.5]), torch.tensor([0.0, 3.0, -1.0]))
+    to_text = torch.stack([rows[0].logsumexp(0) - 2.0, rows[1].logsumexp(0) - 3.0])
+    columns = (torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0]))
+    to_image = torch.stack([columns[0].logsumexp(0) - 2.0, columns[1].logsumexp(0) - 3.0])
+    assert strict.item() == pytest.approx((to_text.mean() + to_image.mean()).item() / 2, abs=1e-5), "CLIP's own loss"
+    to_text[0] = torch.tensor([2.0, 0.5]).logsumexp(0) - 2.0
+    to_image[1] = 0.0
+    assert lenient.item() == pytest.approx((to_text.mean() + to_image.mean()).item() / 2, abs=1e-5)
+
+
+def test_a_batch_in_which_nothing_is_wrong_has_no_loss_and_a_gradient():
+    similarity = torch.ones(2, 1, requires_grad=True)
+    everything = torch.ones(2, 1, dtype=torch.bool)
+    loss = shared_text_loss(similarity, everything, everything)
+    loss.backward()
+    assert loss.item() == 0
+    assert similarity.grad.tolist() == [[0.0], [0.0]]
 
 
 def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
@@ -188,7 +234,7 @@ def batch_of(box, centre, *, size: int = SIZE, height: int = SIZE, width: int = 
     pixels[0, :, :, 0] = np.arange(width)[None] * 2
     pixels[0, :, :, 1] = np.arange(height)[:, None] * 3
     given = PromptedPictures(
-        pixels, torch.tensor([0]), torch.tensor([box]), torch.tensor([centre]), torch.tensor([0]), ("x",)
+        pixels, torch.tensor([0]), torch.tensor([box]), torch.tensor([centre]), torch.tensor([0]), ("x",), NOTHING_ELSE
     )
     return prompted_batch(given, torch.tensor([0]), CIRCLES, size=size)[0]
 
@@ -234,6 +280,7 @@ def test_a_mixed_batch_equals_its_samples_one_by_one():
         torch.tensor(centres),
         torch.zeros(4, dtype=torch.long),
         ("x",),
+        NOTHING_ELSE,
     )
     before = mixed.pixels.copy()
     for size in (SIZE, 20):

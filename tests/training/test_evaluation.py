@@ -17,7 +17,8 @@ from salf_training.backbone import BackboneSettings, build_backbone, feature_sha
 from salf_training.checkpoint import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from salf_training.embeddings import cached_prompt_embeddings, local_similarities
 from salf_training.errors import DataError
-from salf_training.evaluation import EvaluationReport, EvaluationSettings, evaluate_checkpoint
+from salf_training.evaluation.document import EvaluationReport
+from salf_training.evaluation.evaluating import EvaluationSettings, evaluate_checkpoint
 from salf_training.evaluation.explainers import CENTRE, EXACT, GRAD_CAM, INTEGRATED, PAPER, OwnClassifier, explainers
 from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.rendering import render
@@ -62,7 +63,9 @@ def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder / "held_out", count=13, first_seed=100, workers=1)
     write_scenes(folder / "train", count=60, first_seed=200, workers=1)
-    save_checkpoint(folder / "checkpoint", checkpoint_of(tuple(sorted(CLASSES)), (*DRAWN_OBJECTS, "zebra")))
+    checkpoint = checkpoint_of(tuple(sorted(CLASSES)), (*DRAWN_OBJECTS, "zebra"))
+    checkpoint.model.head_weight[:, DRAWN_OBJECTS.index("tree")] = 0.0
+    save_checkpoint(folder / "checkpoint", checkpoint)
     return folder
 
 
@@ -108,7 +111,7 @@ def test_the_figures_are_written_for_programs(written, scenes):
     assert on_disk.pictures == on_disk.segmented_pictures == 12
     assert set(on_disk.segmentation) == set(on_disk.faithfulness) == {EXACT, PAPER, GRAD_CAM, INTEGRATED, CENTRE}
     assert [verdict.over for verdict in on_disk.ahead] == [GRAD_CAM, INTEGRATED]
-    assert on_disk.concept_places.cases > 20
+    assert on_disk.concept_places.cases > on_disk.deciding_places.cases > 20
     assert on_disk.accuracy.refitted.training_pictures == 60
     assert len(on_disk.accuracy.refitted.curve) == 6
     assert [len(found.deletion) for found in on_disk.faithfulness.values()] == [11] * 5

@@ -75,7 +75,7 @@ def test_a_concept_map_that_lies_on_its_concept_is_a_case_that_says_so():
     mask[:40, :40] = True
     peak = np.zeros((2, 3), np.float32)
     peak[0, 0] = 1
-    good, bad = concept_case(peak, mask), concept_case(-peak, mask)
+    good, bad = concept_case(peak, mask, decides=True), concept_case(-peak, mask, decides=False)
     assert good.hit
     assert not bad.hit
     assert good.iou_same_area > 0.6 > bad.iou_same_area

@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from salf_training import elastic_net
+from salf_training import elastic_net, penalised_loss, proximal_newton
 from salf_training.head import Head, HeadTraining, fit_head, fit_path, head_with_nec
 from salf_training.model import SalfModel
 
 CLASSES = 4
 TIGHT = {"tolerance": 1e-9, "max_iterations": 20_000}
+
+
+@pytest.fixture(params=["newton", "gradients"])
+def either_method(request, monkeypatch):
+    """Problems of these tests are small, so gradients solve them unless Newton is told to."""
+    if request.param == "newton":
+        monkeypatch.setattr(elastic_net, "LARGE", 0)
 
 
 def problem(seed: int, *, count: int = 120, concepts: int = 8, skew: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,8 +48,8 @@ def objective(head: Head, scores: torch.Tensor, labels: torch.Tensor, l1: float,
     return float(loss + l1 * head.weight.abs().sum() + l2 / 2 * head.weight.square().sum())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("lam", "alpha"), [(0.1, 0.99), (0.01, 0.99), (0.01, 0.5), (0.003, 1.0)])
+@pytest.mark.usefixtures("either_method")
+@pytest.mark.parametrize(("seed", "lam", "alpha"), [(0, 0.1, 0.99), (1, 0.01, 0.99), (2, 0.01, 0.5), (1, 0.003, 1.0)])
 def test_the_objective_is_that_of_scikit_learns_saga(seed, lam, alpha):
     scores, labels = problem(seed, skew=1.5 * seed)
     l1, l2 = lam * alpha, lam * (1 - alpha)
@@ -58,6 +65,7 @@ def test_the_objective_is_that_of_scikit_learns_saga(seed, lam, alpha):
     assert reached < np.log(CLASSES), "a fit that stays at zero would be no fit"
 
 
+@pytest.mark.usefixtures("either_method")
 def test_a_ridge_problem_reaches_a_point_without_gradient():
     scores, labels = problem(3)
     head = fit_head(scores, labels, classes=CLASSES, l1=0.0, l2=0.05, **TIGHT)
@@ -128,6 +136,7 @@ def test_a_refit_undoes_the_shrinkage_of_its_head():
         assert loss <= objective(cut, scores, labels, 0.0, settings.refit_penalty) + 1e-6
 
 
+@pytest.mark.usefixtures("either_method")
 def test_weights_outside_the_support_stay_zero_and_the_rest_is_optimal():
     scores, labels = problem(9)
     support = torch.rand(CLASSES, scores.shape[1], generator=torch.Generator().manual_seed(1)) < 0.4
@@ -147,8 +156,10 @@ def on_disk(scores: torch.Tensor, folder: Path, dtype: type) -> np.ndarray:
     return np.lib.format.open_memmap(folder / "scores.npy", "r")
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-@pytest.mark.parametrize("piece_rows", [50, 1000])
+@pytest.mark.usefixtures("either_method")
+@pytest.mark.parametrize(
+    ("dtype", "piece_rows"), [(np.float64, 50), (np.float64, 1000), (np.float32, 50), (np.float16, 50)]
+)
 def test_scores_on_disk_give_the_head_of_scores_in_memory(tmp_path, dtype, piece_rows):
     # The L2 part makes the optimum unique. 120 pictures: pieces of 50 do not divide evenly, one of 1000 holds them all.
     scores, labels = problem(11, skew=1.0)
@@ -183,6 +194,7 @@ def rss_anon_kib() -> int:
     )
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is Linux's")
 def test_a_table_on_disk_is_not_held(tmp_path):
     count, concepts, piece_rows = 40_000, 400, 512  # 64 MB on disk, 0.8 MB a piece
@@ -212,6 +224,7 @@ def test_a_table_on_disk_is_not_held(tmp_path):
     assert (most - before) * 1024 < table.nbytes / 6, "pieces are held, not the table"
 
 
+@pytest.mark.usefixtures("either_method")
 def test_concepts_that_enter_late_are_found():
     # More concepts than the active set holds: the answer must be that of the whole problem.
     scores, labels = problem(13, count=300, concepts=60)
@@ -223,6 +236,45 @@ def test_concepts_that_enter_late_are_found():
     assert 0 < int(unused.sum()) < 60
     assert gradient.abs()[head.weight == 0].max() <= l1 + 1e-7
     assert (gradient + l1 * head.weight.sign())[head.weight != 0].abs().max() < 1e-7
+
+
+def test_the_methods_find_the_same_head_and_one_hands_its_work_to_the_other(monkeypatch):
+    scores, labels = problem(14, count=400, concepts=30)
+    fit = {"classes": CLASSES, "l1": 1e-3, "l2": 1e-2, "tolerance": 1e-8, "max_iterations": 5000}
+    by_gradients = fit_head(scores, labels, **fit)
+    taken_over = []
+    plain = elastic_net.minimise_by_gradients
+
+    def noted(table, start, *rest, **options):
+        taken_over.append(int((start[:, :-1] != 0).sum()))
+        return plain(table, start, *rest, **options)
+
+    monkeypatch.setattr(elastic_net, "minimise_by_gradients", noted)
+    monkeypatch.setattr(elastic_net, "LARGE", 0)
+    monkeypatch.setattr(proximal_newton, "_MOST_STEPS", 2000)
+    by_newton = fit_head(scores, labels, **fit)
+    assert not taken_over
+    monkeypatch.setattr(proximal_newton, "_MOST_STEPS", 3)
+    handed_over = fit_head(scores, labels, **fit)
+    assert len(taken_over) == 1
+    assert taken_over[0] > 0, "the work so far is kept"
+    monkeypatch.setattr(proximal_newton, "WIDEST", 5)
+    too_wide = fit_head(scores, labels, **fit)
+    assert taken_over[1:] == [0]
+    for other in (by_newton, handed_over, too_wide):
+        assert other.weight.any()
+        assert (by_gradients.weight - other.weight).abs().max() < 1e-5
+
+
+@pytest.mark.usefixtures("either_method")
+def test_a_class_without_pictures_ends_the_fit():
+    scores, labels = problem(16)
+    labels[labels == 2] = 1
+    head = fit_head(scores, labels, classes=CLASSES, l1=0.01, l2=0.0, max_iterations=200)
+    assert head.weight.isfinite().all()
+    assert not head.weight[2].any()
+    assert head.bias.isfinite().all()
+    assert torch.softmax(scores @ head.weight.T + head.bias, dim=1)[:, 2].max() < 1e-3
 
 
 def test_the_divergence_is_that_of_its_definition_and_precise_for_small_steps():
@@ -237,9 +289,10 @@ def test_the_divergence_is_that_of_its_definition_and_precise_for_small_steps():
         else:
             rise = (logits + change).logsumexp(dim=1) - logits.logsumexp(dim=1)
             expected = float((rise - (share * change).sum(dim=1)).sum())
-        assert elastic_net._divergence(logits, change) == pytest.approx(expected, rel=1e-6)
+        assert penalised_loss._divergence(logits, change) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.usefixtures("either_method")
 def test_constant_concepts_get_no_weight():
     scores, labels = problem(10)
     scores[:, 3] = 0.0

@@ -294,7 +294,10 @@ def test_a_dense_head_and_a_lambda_can_be_chosen(world, trained):
 
 
 def test_no_class_is_decided_by_concepts_that_the_pictures_do_not_show(world):
-    checkpoint = train(world, presence_cutoff=0.5)
+    filters = ConceptFilters(
+        length=None, class_similarity=None, concept_similarity=None, presence=0.5, interpretability=None, failing="mute"
+    )
+    checkpoint = train(world, concept_filters=filters)
     shown = (checkpoint.model.head_weight != 0).any(dim=0).tolist()
     assert dict(zip(checkpoint.concepts, shown, strict=True)) == {
         **dict.fromkeys(COLOURS, True),

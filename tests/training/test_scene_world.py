@@ -5,17 +5,37 @@ import pytest
 from salf_training.backbone_training import BackboneTraining
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.checkpoint import load_checkpoint, save_checkpoint
+from salf_training.encoder import OpenClipEncoder
 from salf_training.encoder_training import WEIGHTS_FILE, EncoderTraining
 from salf_training.errors import DataError
 from salf_training.head import HeadTraining
 from salf_training.prompts import CircleSettings
 from salf_training.scene_samples import scene_samples
-from salf_training.scene_world import SceneWorldSettings, draw_splits, train_scene_world
-from salf_training.scenes import CLASSES, CONCEPTS, read_masks, read_scenes, write_scenes
+from salf_training.scene_world import SETTINGS_FILE, SceneWorldSettings, draw_splits, train_scene_world
+from salf_training.scenes import (
+    ABSENT_CONCEPTS,
+    BACKGROUND_CONCEPTS,
+    CLASSES,
+    CONCEPTS,
+    DRAWN_ATTRIBUTES,
+    DRAWN_OBJECTS,
+    PART_CONCEPTS,
+    read_masks,
+    read_scenes,
+    write_scenes,
+)
+from salf_training.settings import read_settings
+
+KINDS = {
+    "object": DRAWN_OBJECTS,
+    "attribute": DRAWN_ATTRIBUTES,
+    "part": PART_CONCEPTS,
+    "background": BACKGROUND_CONCEPTS,
+}
 
 TINY = SceneWorldSettings(
     scenes=480,
-    presence_cutoff=-1.0,
+    concept_filters=None,
     held_out_scenes=96,
     encoder_scenes=48,
     circles_per_scene=3,
@@ -54,8 +74,15 @@ def test_a_tiny_world_gives_a_measured_checkpoint_and_is_used_again(tmp_path):
     assert localisation.tolerance_px == 15
     assert 0 < localisation.random_point < 0.5
     assert 0 < localisation.all_objects < 1
+    naming = evaluation.naming
+    assert 0 < naming.well_placed < naming.true < 1
+    assert 0 < naming.drawn <= 1
     assert card.data["drawn"] == "480 + 96 scenes"
     assert {"scenes", "encoder data", "encoder", "backbone", "similarities", "bottleneck", "head"} <= set(told)
+
+    asked = read_settings(tmp_path / "world" / SETTINGS_FILE)
+    assert asked.held_out == tmp_path / "world" / "held_out"
+    assert OpenClipEncoder(asked.encoder).fingerprint, "what salf evaluate --encoder needs"
 
     kept = [tmp_path / "world" / "encoder" / WEIGHTS_FILE, tmp_path / "world" / "backbone.safetensors"]
     before = [file.stat().st_mtime_ns for file in kept]
@@ -82,6 +109,19 @@ def test_scenes_of_another_seed_in_the_same_folder_are_refused(tmp_path):
         draw_splits(small.model_copy(update={"seed": 1}), tmp_path / "train", tmp_path / "held_out")
 
 
+def test_words_for_what_no_scene_shows_are_among_the_encoders_texts_and_fit_nothing(tmp_path):
+    write_scenes(tmp_path, count=3, first_seed=0, workers=1)
+    records = read_scenes(tmp_path)
+    samples = scene_samples(records, image_size=57, circles_per_scene=6, crops_per_scene=2, seed=0)
+    assert tuple(samples.texts[: len(CONCEPTS)]) == CONCEPTS
+    absent = [samples.texts.index(name) for name in ABSENT_CONCEPTS]
+    assert not samples.true[:, absent].any()
+    assert not set(samples.text.tolist()) & set(absent)
+    # Of a whole picture, everything in it may be true, and so it is never called wrong.
+    first = {samples.texts[position] for position in samples.true[0].nonzero().flatten()}
+    assert first == set(records[0].concepts)
+
+
 def test_encoder_samples_name_what_lies_under_the_circle(tmp_path):
     write_scenes(tmp_path, count=12, first_seed=0, workers=1)
     records = read_scenes(tmp_path)
@@ -92,20 +132,16 @@ def test_encoder_samples_name_what_lies_under_the_circle(tmp_path):
     circled = ~samples.centre[:, 0].isnan()
     assert circled.sum() == 12 * 6
     assert {record.caption for record in records} <= set(samples.texts)
-    named = nothing = 0
+    kinds = set()
     for index in circled.nonzero().flatten().tolist():
         masks = read_masks(records[int(samples.picture[index])].mask_path)
         y, x = (samples.centre[index] * 224 / 57).tolist()
         under = {name for name, mask in masks.items() if mask[min(int(y + 1e-3), 223), min(int(x + 1e-3), 223)]}
         text = samples.texts[samples.text[index]]
-        if text == "empty background":
-            assert not under
-            nothing += 1
-        else:
-            assert text in under
-            named += 1
-    assert named > 40
+        assert text in under
+        assert {samples.texts[position] for position in samples.true[index].nonzero().flatten()} == under
+        kinds |= {name for name, kind in KINDS.items() if text in kind}
+    assert kinds == set(KINDS), "objects, attributes, parts and backgrounds are all taught"
     boxes = samples.box[~circled]
     assert boxes.min() >= 0
     assert boxes.max() <= 57 + 1e-3
-    assert nothing + named == 72

@@ -12,6 +12,8 @@ from salf_training.progress import Progress, silent
 
 #: A row whose values differ by less than this share of their size is constant in FP32.
 _ROUNDING = 2e-6
+#: Of the mean best similarity: less is no reason to go on.
+_GAIN = 1e-4
 
 
 class BottleneckTraining(BaseModel):
@@ -24,6 +26,9 @@ class BottleneckTraining(BaseModel):
     learning_rate: float = Field(default=3e-3, gt=0)
     held_out_share: float = Field(default=0.1, gt=0, lt=1, description="of the pictures, to choose the best step")
     check_every: int = Field(default=50, ge=1, description="steps between looks at the held-out pictures")
+    patience: int | None = Field(
+        default=10, ge=1, description="looks in a row without a gain after which the fit stops early; None: never"
+    )
 
 
 def cubed_cosine(maps: Tensor, similarities: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def fit_bottleneck(
     Args:
         features: FP32 [N,C,G], at the G cells of the prompt grid.
         similarities: FP32 [N,M,G].
-        settings: schedule.
+        settings: schedule, and when to stop before its end.
         seed: of the split, the start and the order.
         on_progress: told of every step.
 
@@ -90,6 +95,7 @@ def fit_bottleneck(
     optimiser = torch.optim.Adam([weight], lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     best, best_weight = torch.full((similarities.shape[1],), -2.0), weight.detach().clone()
+    reached, looks_without_gain = -2.0, 0
 
     def similarity(pictures: Tensor) -> Tensor:
         maps = torch.einsum("mc,ncg->mng", weight / spread, features[pictures]).flatten(1)
@@ -108,6 +114,13 @@ def fit_bottleneck(
             better = now > best
             best = torch.where(better, now, best)
             best_weight[better] = weight.detach()[better]
+            if float(best.mean()) > reached + _GAIN:
+                reached, looks_without_gain = float(best.mean()), 0
+            else:
+                looks_without_gain += 1
+        if looks_without_gain == settings.patience:
+            on_progress("bottleneck", settings.steps, settings.steps)
+            break
         on_progress("bottleneck", step, settings.steps)
     fitted = best_weight / spread
     maps_std = torch.einsum("mc,ncg->mng", fitted, features[training[: 4 * settings.batch_size]]).flatten(1).std(dim=1)

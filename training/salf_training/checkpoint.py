@@ -54,6 +54,16 @@ class Localisation(_Document):
     encoder: float = Field(ge=0, le=1, description="the encoder's own similarity maps, over all objects")
 
 
+class Naming(_Document):
+    """How much of the evidence for the predicted classes of held-out pictures says the truth, by |contribution|."""
+
+    drawn: float = Field(ge=0, le=1, description="by concepts that pictures of this world show at all")
+    true: float = Field(ge=0, le=1, description="called present and visible in the picture, or absent and not visible")
+    well_placed: float = Field(
+        ge=0, le=1, description="of what is called present: visible, and the map's maximum on it, within the tolerance"
+    )
+
+
 class Evaluation(_Document):
     """What was measured on held-out pictures when the model was trained."""
 
@@ -63,6 +73,7 @@ class Evaluation(_Document):
     nec_curve: tuple[NecPoint, ...] = ()
     dense_accuracy: float | None = None
     localisation: Localisation | None = None
+    naming: Naming | None = None
 
 
 class ModelCard(_Document):

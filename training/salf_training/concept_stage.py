@@ -1,9 +1,10 @@
-"""The concept stage: filter the list, embed prompted pictures, fit the bottleneck, drop what was not learnt."""
+"""The concept stage: filter the list, embed prompted pictures, fit the bottleneck, drop or mute what was not learnt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from salf_training.bottleneck import fit_bottleneck
@@ -13,26 +14,29 @@ from salf_training.embeddings import (
     cached_prompt_embeddings,
     iter_local_similarities,
     local_similarities,
-    strongest_similarities,
 )
 from salf_training.encoder import Encoder
-from salf_training.errors import SettingsError
 from salf_training.progress import Progress
 from salf_training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class FittedConcepts:
-    """W_c FP32 [M,C] of the concepts that are left, which may decide (BOOL [M]), and the report on the others."""
+    """W_c FP32 [M,C] of the concepts that are left, and the report on the others."""
 
     weight: Tensor
-    deciding: Tensor
     report: ConceptReport
 
     @property
     def names(self) -> tuple[str, ...]:
         """M names."""
         return self.report.kept
+
+    @property
+    def deciding(self) -> Tensor:
+        """BOOL [M]: which may decide a class."""
+        names = set(self.report.deciding)
+        return torch.tensor([name in names for name in self.report.kept])
 
 
 def fit_concepts(
@@ -57,7 +61,6 @@ def fit_concepts(
 
     Raises:
         DataError: broken pictures, or a filter that leaves no concept.
-        SettingsError: a presence cutoff that leaves no concept to decide by.
     """
     filters, text_encoder = settings.concept_filters, encoders[0]
     if filters is None:
@@ -74,12 +77,10 @@ def fit_concepts(
     )
     texts = embed_in_parts(text_encoder, report.kept)
     if filters is not None and filters.presence is not None:
-        report = filter_absent(
-            report, presence(batch for _, batch in iter_local_similarities(embeddings, texts)), filters.presence
-        )
+        strengths = presence(batch for _, batch in iter_local_similarities(embeddings, texts))
+        report = filter_absent(report, strengths, filters.presence, filters.failing)
         texts = embed_in_parts(text_encoder, report.kept)
     similarities = local_similarities(embeddings, texts)
-    deciding = _deciding(similarities, settings.presence_cutoff)
     weight, learnt = fit_bottleneck(
         on_grid,
         similarities,
@@ -89,18 +90,7 @@ def fit_concepts(
     )
     if filters is not None and filters.interpretability is not None:
         trained = report.kept
-        report = filter_unlearnt(report, learnt, filters.interpretability)
-        left = [name in set(report.kept) for name in trained]
-        weight, deciding = weight[left], deciding[left]
-    return FittedConcepts(weight, deciding, report)
-
-
-def _deciding(similarities: Tensor, cutoff: float) -> Tensor:
-    """BOOL [M]: the concepts that are present enough in the pictures to decide a class."""
-    shown = strongest_similarities(similarities)
-    if not (shown >= cutoff).any():
-        raise SettingsError(
-            f"presence_cutoff {cutoff} leaves none of {len(shown)} concepts to decide by; the strongest reaches "
-            f"{float(shown.max()):.2f}"
-        )
-    return shown >= cutoff
+        report = filter_unlearnt(report, learnt, filters.interpretability, filters.failing)
+        left = set(report.kept)
+        weight = weight[[name in left for name in trained]]
+    return FittedConcepts(weight, report)

@@ -26,8 +26,6 @@ from salf_training.prompts import PromptSettings, prompted, source_size
 from salf_training.resumable_table import filled_table
 
 _STAGE = "similarities"
-#: Of a concept's similarities, those that say whether it is in the pictures at all.
-_STRONGEST_SHARE = 0.002
 _MOST_DECODERS = 16
 
 
@@ -107,20 +105,6 @@ def local_similarities(embeddings: NDArray[np.float16], texts: Tensor) -> Tensor
     """
     on_device = torch.from_numpy(np.array(embeddings)).to(texts.device).float()
     return torch.einsum("ngd,md->nmg", on_device, texts)
-
-
-def strongest_similarities(similarities: Tensor) -> Tensor:
-    """How strongly each concept shows where it shows most: the mean of its top 0.2 % of similarities.
-
-    Args:
-        similarities: FP32 [N,M,G].
-
-    Returns:
-        FP32 [M], -1..1.
-    """
-    per_concept = similarities.transpose(0, 1).flatten(1)
-    count = max(1, round(_STRONGEST_SHARE * per_concept.shape[1]))
-    return per_concept.topk(count, dim=1).values.mean(dim=1)
 
 
 def iter_local_similarities(

@@ -1,7 +1,9 @@
 """Train a small open_clip model on pictures and texts of one's own.
 
-The loss is CLIP's, but pictures that share a text are positives for each other: with a few hundred different texts,
-most batches hold the same one several times, and calling those negatives would teach the encoder noise.
+The loss is CLIP's, with two changes that a few hundred different texts call for. Pictures that share a text are
+positives for each other, and a text that is true of a picture is never its negative ("hull" where the circle is named
+"sailboat"): calling those wrong would teach the encoder noise. And texts that fit no picture at all join every batch as
+negatives, so that words for things that are nowhere (an escalator) are known to be nowhere; they would mean anything.
 """
 
 import json
@@ -28,6 +30,7 @@ MERGES_FILE = "bpe_merges.txt.gz"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 _MEAN = _STD = (0.5, 0.5, 0.5)
 _SAME_PX = 1e-3  # boxes are scaled in FP32
+_NEVER = -1e4  # a logit without weight; where all are, minus infinity would have no gradient
 
 
 class EncoderTraining(BaseModel):
@@ -44,6 +47,7 @@ class EncoderTraining(BaseModel):
     merges: int = 600
     epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    unfitting_texts: int = Field(default=24, ge=0, description="that fit no picture, in each batch")
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
 
@@ -58,7 +62,8 @@ class PromptedPictures:
         box: FP32 [S,4] (top, left, bottom, right) in pixels, the crop to look at; the whole picture for most.
         centre: FP32 [S,2] (y, x) in pixels of a red circle; NaN for none.
         text: INT64 [S] index into `texts`.
-        texts: the different texts.
+        texts: the different texts; those of no sample are taken to fit no picture.
+        true: BOOL [S,C], which of the first C texts are true of a sample, besides its own.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,6 +72,7 @@ class PromptedPictures:
     centre: Tensor
     text: Tensor
     texts: Sequence[str]
+    true: Tensor
 
 
 def train_encoder(
@@ -121,6 +127,7 @@ def train_encoder(
         optimiser, settings.learning_rate, total_steps=steps, pct_start=warm_up
     )
     order_from = torch.Generator().manual_seed(seed)
+    unfitting = _texts_of_no_sample(samples)
     model.train()
     step = 0
     for _ in range(settings.epochs):
@@ -132,13 +139,15 @@ def train_encoder(
                 torch.tensor(_MEAN),
                 torch.tensor(_STD),
             )
-            different, position = samples.text[chosen].unique(return_inverse=True)
+            some = torch.randperm(len(unfitting), generator=order_from)[: settings.unfitting_texts]
+            different = torch.cat([samples.text[chosen].unique(), unfitting[some]])
             with torch.autocast("cpu", torch.bfloat16):
                 image_features, text_features = model.encode_image(images), model.encode_text(tokens[different])
             # In bfloat16 a cosine is off by up to 0.004, which the scale of up to 100 would make 0.4.
             cosine = F.normalize(image_features.float(), dim=-1) @ F.normalize(text_features.float(), dim=-1).T
             similarity = model.logit_scale.exp() * cosine
-            loss = _shared_text_loss(similarity, position)
+            own = samples.text[chosen][:, None] == different
+            loss = shared_text_loss(similarity, own, own | _also_true(samples, chosen, different))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -181,17 +190,37 @@ def _crop(pixels: Tensor, box: Tensor, *, size: int) -> Tensor:
     return cut.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
-def _shared_text_loss(similarity: Tensor, position: Tensor) -> Tensor:
-    """CLIP's two-way loss over B pictures and T different texts.
+def _texts_of_no_sample(samples: PromptedPictures) -> Tensor:
+    """INT64, indices into the texts."""
+    used = torch.zeros(len(samples.texts), dtype=torch.bool)
+    used[samples.text] = True
+    used[: samples.true.shape[1]] |= samples.true.any(dim=0)
+    return (~used).nonzero().flatten()
+
+
+def _also_true(samples: PromptedPictures, chosen: Tensor, different: Tensor) -> Tensor:
+    """BOOL [B,T]: which of T texts are true of the chosen samples, besides their own."""
+    true = torch.zeros(len(chosen), len(different), dtype=torch.bool)
+    known = different < samples.true.shape[1]
+    true[:, known] = samples.true[chosen][:, different[known]]
+    return true
+
+
+def shared_text_loss(similarity: Tensor, own: Tensor, true: Tensor) -> Tensor:
+    """CLIP's two-way loss over B pictures and T different texts; what is true counts for nothing but as one's own.
 
     Args:
         similarity: FP32 [B,T], scaled.
-        position: INT64 [B], each picture's text.
+        own: BOOL [B,T], one text of each picture; a text may be of several pictures, or of none.
+        true: BOOL [B,T], `own` and more.
     """
-    to_text = F.cross_entropy(similarity, position)
-    # Each text's target: an equal share on every picture that it belongs to.
-    belongs = F.one_hot(position, similarity.shape[1]).T.float()
-    to_image = F.cross_entropy(similarity.T, belongs / belongs.sum(dim=1, keepdim=True))
+    wrong = similarity.masked_fill(true, _NEVER)
+    # -log(e^s / (e^s + sum of e^wrong)) = softplus(log-sum of the wrong ones - s)
+    to_text = F.softplus(wrong.logsumexp(dim=1, keepdim=True) - similarity)[own].mean()
+    per_pair = F.softplus(wrong.logsumexp(dim=0, keepdim=True) - similarity) * own
+    pictures_of = own.sum(dim=0)
+    # Each text counts once, by the mean over its pictures.
+    to_image = (per_pair.sum(dim=0) / pictures_of.clamp_min(1)).sum() / (pictures_of > 0).sum()
     return (to_text + to_image) / 2
 
 

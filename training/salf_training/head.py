@@ -12,7 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-from salf_training.elastic_net import Objective, Scores, ScoreTable, minimise
+from salf_training.elastic_net import minimise
+from salf_training.penalised_loss import Objective, Scores, ScoreTable
 from salf_training.progress import Progress, silent
 
 #: Pictures read at a time from an array of scores: 37 MB at 4,741 concepts.

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from salf_training.checkpoint import Checkpoint, Localisation
 from salf_training.embeddings import local_similarities
-from salf_training.features import compute_features
 from salf_training.localisation import (
     TOLERANCE_PX,
     centre_point_hits,
@@ -23,6 +22,7 @@ def localise_on_scenes(
     checkpoint: Checkpoint,
     records: Sequence[SceneRecord],
     *,
+    maps: torch.Tensor,
     encoder_embeddings: NDArray[np.float16],
     encoder_texts: torch.Tensor,
 ) -> Localisation:
@@ -33,6 +33,7 @@ def localise_on_scenes(
     Args:
         checkpoint: the model.
         records: N held-out scenes.
+        maps: FP32 [N,M,h,w], their concept maps.
         encoder_embeddings: FP16 [E,G,D] of the first E of these scenes, to tell how good the teacher is.
         encoder_texts: FP32 [M,D] of the checkpoint's concepts.
     """
@@ -42,10 +43,8 @@ def localise_on_scenes(
         concepts=index,
         deciding=lambda picture, name: name in CLASS_OBJECTS[CLASSES[records[picture].label]],
     )
-    features = compute_features(checkpoint.model, [record.path for record in records], checkpoint.card.preparation)
-    with torch.inference_mode():
-        maps = checkpoint.model.concept_maps(features).numpy()
-    hits = pointing_hits(cases, lambda picture, concept: maps[picture, concept])
+    arrays = maps.numpy()
+    hits = pointing_hits(cases, lambda picture, concept: arrays[picture, concept])
     grid = checkpoint.card.grid
     similarities = local_similarities(encoder_embeddings, encoder_texts).unflatten(2, grid).numpy()
     seen_by_encoder = [case for case in cases if case.picture < len(similarities)]

@@ -15,22 +15,28 @@ from salf_training.backbone import BackboneSettings, build_backbone
 from salf_training.backbone_training import BackboneTraining, train_backbone
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.checkpoint import Checkpoint
+from salf_training.concept_sets import ConceptFilters
 from salf_training.embeddings import cached_prompt_embeddings
 from salf_training.encoder import EncoderSettings, OpenClipEncoder
 from salf_training.encoder_training import MERGES_FILE, WEIGHTS_FILE, EncoderTraining, train_encoder
 from salf_training.errors import DataError
+from salf_training.features import compute_features
 from salf_training.head import HeadTraining
 from salf_training.image_folder import batches_of_pixels, read_image_folder
-from salf_training.pipeline import train_model
+from salf_training.pipeline import REPORT_FILE
+from salf_training.pipeline import train as train_salf
 from salf_training.progress import Progress, silent
 from salf_training.prompts import CircleSettings
 from salf_training.scene_localisation import localise_on_scenes
+from salf_training.scene_naming import naming_on_scenes
 from salf_training.scene_samples import scene_samples
 from salf_training.scenes import CLASSES, CONCEPTS, read_scenes, write_scenes
 from salf_training.scenes.files import DRAWING_VERSION
-from salf_training.settings import TrainSettings
+from salf_training.settings import TrainSettings, write_settings
 from salf_training.weights import read_weights
 
+#: The run's settings, beside its pictures.
+SETTINGS_FILE = "settings.yaml"
 _HELD_OUT_SEED = 1_000_000  # far from the training scenes' seeds
 _HALF = (0.5, 0.5, 0.5)
 
@@ -45,7 +51,7 @@ class SceneWorldSettings(BaseModel):
     backbone_scenes: int = Field(default=8000, ge=12, description="the first of them, which the backbone learns from")
     held_out_scenes: int = Field(default=1500, ge=12)
     encoder_scenes: int = Field(default=4000, ge=1, description="training scenes that the encoder learns from")
-    circles_per_scene: int = Field(default=10, ge=1)
+    circles_per_scene: int = Field(default=12, ge=1)
     crops_per_scene: int = Field(default=2, ge=0)
     encoder: EncoderTraining = EncoderTraining()
     encoder_starts_from_backbone: bool = Field(
@@ -61,8 +67,16 @@ class SceneWorldSettings(BaseModel):
     localisation_encoder_pictures: int = Field(default=300, ge=1, description="held-out scenes to judge the encoder by")
     # More steps fit the training similarities better and unseen pictures worse.
     bottleneck: BottleneckTraining = BottleneckTraining(steps=500)
-    # The encoder learns a few hundred words; for the others (elephant, violin) its similarities mean nothing.
-    presence_cutoff: float = Field(default=0.7, ge=-1, le=1)
+    # The list stays whole: what is nowhere (elephant, violin; 0.3 at most), of which the encoder is not sure enough
+    # (many small parts and backgrounds; objects reach 0.75), or what was not learnt keeps its map but decides nothing.
+    concept_filters: ConceptFilters | None = ConceptFilters(
+        length=None,
+        class_similarity=None,
+        concept_similarity=None,
+        presence=0.72,
+        interpretability=0.45,
+        failing="mute",
+    )
     head: HeadTraining = HeadTraining()
 
 
@@ -72,6 +86,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
     Args:
         settings: sizes and schedules.
         folder: for pictures, encoder, backbone and caches; what is there already from the same settings is used again.
+            Gets settings.yaml, as `salf train` and `salf evaluate --encoder` read it, and the report on concepts.
         on_progress: told as each stage goes on.
 
     Returns:
@@ -80,6 +95,7 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
     Raises:
         DataError: the folder holds scenes of other settings.
     """
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = folder / "train", folder / "held_out"
     draw_splits(settings, train, held_out, on_progress=on_progress)
@@ -102,28 +118,29 @@ def train_scene_world(settings: SceneWorldSettings, folder: Path, *, on_progress
     (folder / "concepts.txt").write_text("".join(f"{name}\n" for name in CONCEPTS))
     encoder_settings = EncoderSettings(model=f"local-dir:{folder / 'encoder'}", merges=folder / "encoder" / MERGES_FILE)
     encoder = OpenClipEncoder(encoder_settings)
-    checkpoint = train_model(
-        TrainSettings(
-            train=train,
-            held_out=held_out,
-            concepts=folder / "concepts.txt",
-            cache=folder / "cache",
-            seed=settings.seed,
-            backbone=settings.backbone,
-            backbone_weights=backbone_weights,
-            preparation=_preparation(settings),
-            pixel_mean=_HALF,
-            pixel_std=_HALF,
-            encoder=encoder_settings,
-            circles=settings.circles,
-            similarity_pictures=settings.similarity_pictures,
-            bottleneck=settings.bottleneck,
-            presence_cutoff=settings.presence_cutoff,
-            head=settings.head,
-        ),
-        encoder=encoder,
-        on_progress=on_progress,
+    training = TrainSettings(
+        train=train,
+        held_out=held_out,
+        concepts=folder / "concepts.txt",
+        cache=folder / "cache",
+        seed=settings.seed,
+        backbone=settings.backbone,
+        backbone_weights=backbone_weights,
+        preparation=_preparation(settings),
+        pixel_mean=_HALF,
+        pixel_std=_HALF,
+        encoder=encoder_settings,
+        circles=settings.circles,
+        similarity_pictures=settings.similarity_pictures,
+        bottleneck=settings.bottleneck,
+        concept_filters=settings.concept_filters,
+        head=settings.head,
     )
+    write_settings(folder / SETTINGS_FILE, training)
+    trained = train_salf(training, encoder=encoder, on_progress=on_progress)
+    if settings.concept_filters is not None:
+        trained.concepts.write(folder / REPORT_FILE)
+    checkpoint = trained.checkpoint
     return _with_localisation(checkpoint, settings, held_out, encoder, folder / "cache", on_progress)
 
 
@@ -245,13 +262,21 @@ def _with_localisation(
         preparation=_preparation(settings),
         on_progress=on_progress,
     )
+    features = compute_features(checkpoint.model, [record.path for record in records], checkpoint.card.preparation)
+    with torch.inference_mode():
+        maps = checkpoint.model.concept_maps(features)
     localisation = localise_on_scenes(
-        checkpoint, records, encoder_embeddings=embeddings, encoder_texts=encoder.embed_texts(checkpoint.concepts)
+        checkpoint,
+        records,
+        maps=maps,
+        encoder_embeddings=embeddings,
+        encoder_texts=encoder.embed_texts(checkpoint.concepts),
     )
+    naming = naming_on_scenes(checkpoint, records, maps)
     card = checkpoint.card
     if card.evaluation is None:
         raise AssertionError("training always evaluates")
     data = {**card.data, "world": "Scenes", "drawn": f"{settings.scenes} + {settings.held_out_scenes} scenes"}
-    evaluation = card.evaluation.model_copy(update={"localisation": localisation})
+    evaluation = card.evaluation.model_copy(update={"localisation": localisation, "naming": naming})
     changed = card.model_copy(update={"evaluation": evaluation, "data": data})
     return Checkpoint(checkpoint.model, changed, checkpoint.classes, checkpoint.concepts)

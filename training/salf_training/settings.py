@@ -70,13 +70,6 @@ class TrainSettings(BaseModel):
     )
     bottleneck: BottleneckTraining = BottleneckTraining()
     pooling: Pooling = "average"
-    presence_cutoff: float = Field(
-        default=-1.0,
-        ge=-1,
-        le=1,
-        description="a concept whose strongest local similarities (mean of the top 0.2 %) stay below this is taken for "
-        "absent from the pictures: it keeps its map, but no class may be decided by it; -1 lets all decide",
-    )
     head: HeadTraining = HeadTraining()
     dense_head: bool = Field(default=False, description="a head without a sparsity penalty goes into the checkpoint")
     head_lambda: PositiveFloat | None = Field(
@@ -120,6 +113,12 @@ def read_settings(path: Path, *, data: Path | None = None) -> TrainSettings:
     found = {name: getattr(settings, name) for name in names}
     update: dict[str, Any] = {name: path.parent / value for name, value in found.items() if value is not None}
     return settings.model_copy(update={**update, "encoder": _encoder_beside(path.parent, settings.encoder)})
+
+
+def write_settings(path: Path, settings: TrainSettings) -> None:
+    """Write a YAML file that `read_settings` reads back; what has its default is left out. Paths should be absolute."""
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def with_head(

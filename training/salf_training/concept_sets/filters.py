@@ -5,6 +5,7 @@ are compared by the encoder alone (the public code mixes CLIP 3:1 with a sentenc
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,10 @@ TOP_PICTURES = 5
 _BLOCK = 1024
 _TEXTS_AT_ONCE = 256
 _ARTICLES = ("a ", "an ", "the ")
+
+
+#: What becomes of a concept that pictures hardly show, or that was not learnt.
+Failing = Literal["drop", "mute"]
 
 
 class ConceptFilters(BaseModel):
@@ -38,6 +43,11 @@ class ConceptFilters(BaseModel):
     )
     interpretability: float | None = Field(
         default=0.45, ge=-1, le=1, description="least held-out similarity of the trained bottleneck"
+    )
+    failing: Failing = Field(
+        default="drop",
+        description="what becomes of concepts that fail presence or interpretability; mute: they keep their maps, but "
+        "no class may be decided by them",
     )
 
 
@@ -70,29 +80,38 @@ def filter_texts(
     return report
 
 
-def filter_absent(report: ConceptReport, strengths: Tensor, threshold: float) -> ConceptReport:
-    """Drop concepts that are too weak in the pictures.
+def filter_absent(
+    report: ConceptReport, strengths: Tensor, threshold: float, failing: Failing = "drop"
+) -> ConceptReport:
+    """Drop or mute concepts that are too weak in the pictures.
 
     Args:
         report: M' concepts kept so far.
         strengths: FP32 [M'], from `presence`.
         threshold: least strength.
+        failing: what becomes of weaker ones.
+
+    Raises:
+        DataError: nothing would be left to decide by.
     """
-    return _below(report, strengths, threshold, "presence")
+    return _below(report, strengths, threshold, "presence", failing)
 
 
-def filter_unlearnt(report: ConceptReport, similarities: Tensor, threshold: float) -> ConceptReport:
-    """Drop concepts that the bottleneck could not learn.
+def filter_unlearnt(
+    report: ConceptReport, similarities: Tensor, threshold: float, failing: Failing = "drop"
+) -> ConceptReport:
+    """Drop or mute concepts that the bottleneck could not learn.
 
     Args:
         report: M' concepts that it was trained on.
         similarities: FP32 [M'], the held-out cubed cosine.
         threshold: least similarity.
+        failing: what becomes of those below.
 
     Raises:
-        DataError: nothing would be left.
+        DataError: nothing would be left to decide by.
     """
-    return _below(report, similarities, threshold, "interpretability")
+    return _below(report, similarities, threshold, "interpretability", failing)
 
 
 def presence(activations: Iterable[Tensor]) -> Tensor:
@@ -165,27 +184,29 @@ def _like_others(concepts: Sequence[str], encoder: Encoder, threshold: float) ->
     return [gone[index] for index in sorted(gone)]
 
 
-def _below(report: ConceptReport, values: Tensor, threshold: float, reason: str) -> ConceptReport:
+def _below(report: ConceptReport, values: Tensor, threshold: float, reason: str, failing: Failing) -> ConceptReport:
     if len(values) != len(report.kept):
         raise DataError(f"{len(values)} values of {reason} for {len(report.kept)} concepts; they must be one each")
-    dropped = [
+    below = [
         DroppedConcept.model_validate({"concept": concept, "reason": reason, "value": value, "threshold": threshold})
         for concept, value, is_below in zip(report.kept, values.tolist(), (values < threshold).tolist(), strict=True)
         if is_below
     ]
-    return _without(report, dropped)
+    return _without(report, below) if failing == "drop" else _checked(report.muting(below), below)
 
 
 def _without(report: ConceptReport, dropped: Sequence[DroppedConcept]) -> ConceptReport:
-    gone = {item.concept for item in dropped}
-    kept = tuple(concept for concept in report.kept if concept not in gone)
-    if not kept:
-        worst = dropped[0]
+    return _checked(report.dropping(dropped), dropped)
+
+
+def _checked(report: ConceptReport, failed: Sequence[DroppedConcept]) -> ConceptReport:
+    if failed and not report.deciding:
+        worst = failed[0]
         raise DataError(
-            f"the filter {worst.reason!r} leaves none of {len(report.kept)} concepts, e.g. {worst.concept!r}: "
+            f"the filter {worst.reason!r} leaves none of {report.given} concepts, e.g. {worst.concept!r}: "
             f"{worst.sentence}; choose another threshold for this encoder, or null to leave the filter out"
         )
-    return report.then(kept, tuple(dropped))
+    return report
 
 
 def _bare(phrase: str) -> str:

@@ -1,5 +1,6 @@
 """What was dropped from a concept list, why, and by which number."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ Reason = Literal["length", "class_similarity", "concept_similarity", "presence",
 
 
 class DroppedConcept(BaseModel):
-    """One concept that is no longer in the list."""
+    """One concept that is no longer in the list, or is there without a say (see `ConceptReport.muted`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,17 +38,39 @@ class DroppedConcept(BaseModel):
 
 
 class ConceptReport(BaseModel):
-    """What became of a concept list."""
+    """What became of a concept list.
+
+    Attributes:
+        given: how many concepts there were.
+        kept: those that are left, the muted ones included.
+        dropped: those that are gone.
+        muted: those that keep their maps but may decide nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     given: int
     kept: tuple[str, ...]
     dropped: tuple[DroppedConcept, ...]
+    muted: tuple[DroppedConcept, ...] = ()
 
-    def then(self, kept: tuple[str, ...], dropped: tuple[DroppedConcept, ...]) -> "ConceptReport":
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The kept concepts that may decide."""
+        silent = {item.concept for item in self.muted}
+        return tuple(concept for concept in self.kept if concept not in silent)
+
+    def dropping(self, dropped: Sequence[DroppedConcept]) -> "ConceptReport":
         """The report after a further filter."""
-        return ConceptReport(given=self.given, kept=kept, dropped=(*self.dropped, *dropped))
+        gone = {item.concept for item in dropped}
+        kept = tuple(concept for concept in self.kept if concept not in gone)
+        return self.model_copy(update={"kept": kept, "dropped": (*self.dropped, *dropped)})
+
+    def muting(self, muted: Sequence[DroppedConcept]) -> "ConceptReport":
+        """The report after a further filter that takes concepts their say; one that has none keeps its first reason."""
+        deciding = set(self.deciding)
+        fresh = tuple(item for item in muted if item.concept in deciding)
+        return self.model_copy(update={"muted": (*self.muted, *fresh)})
 
     def write(self, path: Path) -> None:
         """Write it as JSON, in one step."""

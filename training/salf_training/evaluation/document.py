@@ -92,8 +92,9 @@ class EvaluationReport(_Document):
     classes: int
     concepts: int
     accuracy: Accuracy
-    concept_places: ConceptPlaces | None
-    segmented_pictures: int
+    concept_places: ConceptPlaces | None = Field(description="of all visible concepts with masks")
+    deciding_places: ConceptPlaces | None = Field(description="of those among them that the head weighs for any class")
+    segmented_pictures: int = Field(description="that have a mask of their class; the same for all methods")
     segmentation: dict[str, Segmentation]
     ahead: tuple[Verdict, ...]
     faithfulness_pictures: int

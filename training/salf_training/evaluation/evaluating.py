@@ -33,6 +33,7 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int | None = Field(default=None, ge=1, description="most pictures; a seeded choice")
+    place_pictures: int = Field(default=500, ge=1, description="most pictures that masks are compared on; seeded")
     gradient_steps: int = Field(default=50, ge=1, description="of integrated gradients")
     faithfulness_pictures: int = Field(default=60, ge=0)
     faithfulness_steps: int = Field(default=10, ge=1, description="of deletion and insertion")
@@ -81,7 +82,7 @@ def evaluate_checkpoint(
     pictures = read_masked_pictures(data, checkpoint.classes, limit=settings.limit)
     answers = _answers(checkpoint, pictures.paths, "pictures", on_progress)
     methods = explainers(model, steps=settings.gradient_steps)
-    cases, sums = _places(checkpoint, pictures, methods, on_progress)
+    cases, sums = _places(checkpoint, pictures.some(settings.place_pictures), methods, on_progress)
     segmentation = {method: found.figures() for method, found in sums.items() if found.precisions}
     faithful = faithfulness_curves(
         model,
@@ -108,6 +109,7 @@ def evaluate_checkpoint(
             refitted=_refitted(checkpoint, train_data, answers, pictures, on_progress),
         ),
         concept_places=concept_places(cases),
+        deciding_places=concept_places([case for case in cases if case.decides]),
         segmented_pictures=max((len(found.precisions) for found in sums.values()), default=0),
         segmentation=segmentation,
         ahead=verdicts(segmentation),
@@ -156,6 +158,7 @@ def _places(
         return cases, sums
     model, size = checkpoint.model, compared_size(checkpoint.card.preparation)
     index_of = {concept: index for index, concept in enumerate(checkpoint.concepts)}
+    deciding = (model.head_weight != 0).any(dim=0).tolist()
     for pixels, done in batches(pictures.paths, checkpoint.card.preparation):
         first = done - len(pixels)
         masks = [pictures.masks(index, size) for index in range(first, done)]
@@ -163,7 +166,7 @@ def _places(
             maps = model.concept_maps(model.features(pixels)).numpy()
         for picture_maps, found in zip(maps, masks, strict=True):
             cases += [
-                concept_case(picture_maps[index_of[concept]], mask)
+                concept_case(picture_maps[index_of[concept]], mask, decides=deciding[index_of[concept]])
                 for concept, mask in found.concepts.items()
                 if concept in index_of
             ]

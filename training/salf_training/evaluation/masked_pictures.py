@@ -9,7 +9,7 @@ Layouts of masks (docs/evaluation.md):
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ class MaskedPictures:
     def has_masks(self) -> bool:
         """Whether there is a folder of masks."""
         return (self.folder / "masks").is_dir()
+
+    def some(self, count: int, *, seed: int = 0) -> "MaskedPictures":
+        """At most `count` of them, a seeded choice in the same order."""
+        if count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return replace(self, paths=tuple(self.paths[index] for index in chosen), labels=self.labels[chosen])
 
     def masks(self, index: int, size: Preparation) -> PictureMasks:
         """The masks of one picture, cut and resized as the model's picture is, to `size`.
@@ -124,18 +131,16 @@ def read_masked_pictures(folder: Path, classes: tuple[str, ...], *, limit: int |
             f"{folder} has pictures of {', '.join(unknown[:5])}, which the checkpoint does not know; "
             f"its classes are {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
         )
-    chosen = np.arange(len(pictures))
-    if limit is not None and limit < len(pictures):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(pictures), limit, replace=False))
     index_of = {name: index for index, name in enumerate(classes)}
     own = np.array([index_of[name] for name in pictures.classes], dtype=np.int64)
-    return MaskedPictures(
+    found = MaskedPictures(
         folder=folder,
-        paths=tuple(pictures.paths[index] for index in chosen),
-        labels=own[pictures.labels[chosen]],
+        paths=pictures.paths,
+        labels=own[pictures.labels],
         is_scenes=is_scenes,
         label_names=_read_label_names(folder / "masks" / _LABELS_FILE),
     )
+    return found if limit is None else found.some(limit, seed=seed)
 
 
 def _scenes(folder: Path) -> LabelledPictures:

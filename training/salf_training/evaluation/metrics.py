@@ -63,9 +63,14 @@ def above_mean(heatmap: Heatmap) -> Mask:
 
 def same_area(heatmap: Heatmap, truth: Mask) -> Mask:
     """As many pixels as the truth has, those of largest value: no threshold favours any method. BOOL [H,W]."""
-    decided = np.zeros(heatmap.size, dtype=np.bool_)
-    decided[np.argsort(-heatmap, axis=None, kind="stable")[: int(truth.sum())]] = True
-    return decided.reshape(heatmap.shape)
+    wanted = int(truth.sum())
+    if wanted == 0:
+        return np.zeros(heatmap.shape, dtype=np.bool_)
+    least = np.partition(heatmap, heatmap.size - wanted, axis=None)[heatmap.size - wanted]
+    decided = np.asarray(heatmap > least)
+    ties = np.flatnonzero(heatmap == least)  # by place
+    decided.flat[ties[: wanted - int(decided.sum())]] = True
+    return decided
 
 
 def average_precision(heatmap: Heatmap, truth: Mask) -> float:

@@ -25,6 +25,7 @@ from salf_training.localisation import TOLERANCE_PX, widened
 class ConceptCase:
     """One visible concept's figures in one picture; fields as in `ConceptPlaces`."""
 
+    decides: bool
     hit: bool
     centre_hit: bool
     random_hit: float
@@ -42,12 +43,19 @@ def over_picture(heatmap: NDArray[np.float32], *, height: int, width: int) -> ND
     return place_map(heatmap, source_size=(width, height), crop_box=box)
 
 
-def concept_case(concept_map: NDArray[np.float32], mask: Mask) -> ConceptCase:
-    """Judge one concept map FP32 [h,w] by its mask BOOL [H,W], which is not empty."""
+def concept_case(concept_map: NDArray[np.float32], mask: Mask, *, decides: bool) -> ConceptCase:
+    """Judge one concept map FP32 [h,w] by its mask BOOL [H,W], which is not empty.
+
+    Args:
+        concept_map: raw or standardised.
+        mask: where the concept is.
+        decides: whether the head weighs the concept for any class.
+    """
     height, width = mask.shape
     placed = over_picture(concept_map, height=height, width=width)
     near = widened(mask, TOLERANCE_PX)
     return ConceptCase(
+        decides=decides,
         hit=bool(near.flat[int(placed.argmax())]),
         centre_hit=bool(near[height // 2, width // 2]),
         random_hit=float(near.mean()),

@@ -23,7 +23,7 @@ def evaluate_folder(
     *,
     train_data: Path | None = None,
     encoder_settings: Path | None = None,
-    limit: int | None = None,
+    settings: EvaluationSettings | None = None,
     on_progress: Progress = silent,
 ) -> EvaluationReport:
     """Evaluate a checkpoint and write both reports; each file is the old one or the new one, never half of it.
@@ -34,7 +34,7 @@ def evaluate_folder(
         out: folder for the reports; made if needed.
         train_data: training pictures to refit heads on.
         encoder_settings: YAML of a training run; its encoder and prompts are used.
-        limit: most pictures.
+        settings: how much is looked at.
         on_progress: told as each stage goes on.
 
     Raises:
@@ -43,15 +43,15 @@ def evaluate_folder(
     loaded = load_checkpoint(checkpoint)
     view = None
     if encoder_settings is not None:
-        settings = read_settings(encoder_settings)
-        view = EncoderView(tuple(load_encoders(settings.encoder)), settings.circles)
+        training = read_settings(encoder_settings)
+        view = EncoderView(tuple(load_encoders(training.encoder)), training.circles)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; --out must be a folder")
     report, shown = evaluate_checkpoint(
         loaded,
         data,
         name=checkpoint.resolve().name,
-        settings=EvaluationSettings(limit=limit),
+        settings=settings,
         train_data=train_data,
         view=view,
         on_progress=on_progress,

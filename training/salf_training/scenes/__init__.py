@@ -1,7 +1,7 @@
 """Scenes: 224 x 224 pictures of named objects with exact masks, drawn from a seed with Pillow and numpy.
 
 The world of the demonstration: a class is decided by three objects of which at least two are shown, everything else
-(colours, places, background, parts) is random, and for every drawn concept it is known where it is.
+(colours, places, background, parts) is random, and of everything drawn it is known where it is.
 """
 
 from salf_training.scenes.background import BACKGROUND_CONCEPTS
@@ -14,6 +14,7 @@ from salf_training.scenes.concepts import (
     DRAWN_ATTRIBUTES,
     DRAWN_CONCEPTS,
     DRAWN_OBJECTS,
+    MASKED_CONCEPTS,
     PART_CONCEPTS,
 )
 from salf_training.scenes.errors import SceneError
@@ -29,6 +30,7 @@ __all__ = [
     "DRAWN_ATTRIBUTES",
     "DRAWN_CONCEPTS",
     "DRAWN_OBJECTS",
+    "MASKED_CONCEPTS",
     "PART_CONCEPTS",
     "SIDE",
     "Scene",

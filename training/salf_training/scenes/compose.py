@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salf_training.scenes.background import BACKGROUND_CONCEPTS, Setting, draw_background
-from salf_training.scenes.canvas import FACTOR, NOBODY, Box, Canvas
+from salf_training.scenes.canvas import FACTOR, NOBODY, WHOLE, Box, Canvas
 from salf_training.scenes.captions import Sighting, write_caption
 from salf_training.scenes.classes import CLASSES, choose_objects
-from salf_training.scenes.concepts import DRAWN_CONCEPTS
+from salf_training.scenes.concepts import DRAWN_ATTRIBUTES, MASKED_CONCEPTS
 from salf_training.scenes.errors import SceneError
 from salf_training.scenes.objects import OBJECT_KINDS
 from salf_training.scenes.pen import Pen
@@ -47,7 +47,7 @@ class Scene:
         label: index into ``CLASSES``.
         caption: one English sentence or phrase about what is visible.
         masks: concept -> bool [224, 224], rows first: the pixels at least half covered by the concept's visible part.
-            Exactly the drawn concepts that are there have one.
+            Exactly the objects, attributes, parts and background concepts that are there have one.
         background: background concepts of which something is visible.
         seed: what the scene was drawn from.
     """
@@ -154,11 +154,12 @@ def _stream(seed: int, stream: _Stream) -> Generator:
 
 def _masks(arrangement: Arrangement, counts: Mapping[tuple[int, str], int]) -> dict[str, NDArray[np.bool_]]:
     boxes, masks = arrangement.boxes, {}
-    for concept in DRAWN_CONCEPTS:
-        owners = [owner for owner in range(1, len(boxes) + 1) if counts.get((owner, concept), 0) > 0]
+    for concept in MASKED_CONCEPTS:
+        owners = [owner for owner in range(len(boxes) + 1) if counts.get((owner, concept), 0) > 0]
         if not owners:
             continue
-        mask = arrangement.canvas.mask(concept, _around([boxes[owner - 1] for owner in owners]))
+        box = WHOLE if NOBODY in owners else _around([boxes[owner - 1] for owner in owners])
+        mask = arrangement.canvas.mask(concept, box)
         if np.count_nonzero(mask) >= LEAST_PART_PX:
             masks[concept] = mask
     return masks
@@ -178,7 +179,7 @@ def _sightings(
         Sighting(
             placement.name,
             tuple(
-                concept for concept in masks if concept != placement.name and counts.get((owner, concept), 0) >= least
+                concept for concept in DRAWN_ATTRIBUTES if concept in masks and counts.get((owner, concept), 0) >= least
             ),
         )
         for owner, placement in enumerate(placements, start=1)

@@ -6,7 +6,7 @@ from salf_training.scenes.background import BACKGROUND_CONCEPTS
 from salf_training.scenes.objects import OBJECT_KINDS
 
 DRAWN_OBJECTS: Final[tuple[str, ...]] = tuple(OBJECT_KINDS)
-"""Objects with masks; each decides at least one class."""
+"""Each decides at least one class."""
 
 DRAWN_ATTRIBUTES: Final[tuple[str, ...]] = (
     "blue door",
@@ -23,21 +23,24 @@ DRAWN_ATTRIBUTES: Final[tuple[str, ...]] = (
     "striped sail",
     "yellow car",
 )
-"""Parts and properties with masks; they come and go whatever the class is."""
+"""Parts and properties that come and go whatever the class is."""
 
 DRAWN_CONCEPTS: Final[tuple[str, ...]] = DRAWN_OBJECTS + DRAWN_ATTRIBUTES
-"""Every concept that has a mask."""
+"""What captions name besides the background."""
 
 PART_CONCEPTS: Final[tuple[str, ...]] = (
     "anchor ring", "armrest", "battlements", "bicycle wheel", "bow on a string", "bumper", "cabin of a wheel",
     "car window", "carrot nose", "castle gate", "chimney", "chimney of an engine", "coconuts", "cow horns", "cow legs",
     "crown of leaves", "door knob", "duck bill", "duck feet", "engine bonnet", "exhaust pipe", "flames", "fronds",
     "gable", "glass cockpit", "handlebar", "headlight", "hull", "jib", "kite tail", "landing skids", "lantern room",
-    "logs", "mast", "mill sails", "patched coat", "pole", "propeller", "red lamp", "saddle", "slats",
+    "logs", "mast", "mill sails", "patched coat", "pole", "red lamp", "rotor blades", "saddle", "slats",
     "spokes", "stick arms", "stones in a ring", "tail fin", "tail rotor", "tent opening", "top hat", "tree trunk",
     "tyre", "udder", "wing of a bird", "wing of an aeroplane", "wicker basket", "wooden seat",
 )  # fmt: skip
-"""Parts and looks of drawn objects that have no mask of their own."""
+"""Parts of drawn objects, with masks; no caption names them."""
+
+MASKED_CONCEPTS: Final[tuple[str, ...]] = DRAWN_CONCEPTS + PART_CONCEPTS + BACKGROUND_CONCEPTS
+"""Every concept that has a mask where it is visible."""
 
 ABSENT_CONCEPTS: Final[tuple[str, ...]] = (
     "accordion", "astronaut", "bathtub", "book", "bookshelf", "camel", "camera", "candle", "chandelier", "chess board",
@@ -51,5 +54,5 @@ ABSENT_CONCEPTS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """Phrases for things that no scene shows: a model must learn that they are not there."""
 
-CONCEPTS: Final[tuple[str, ...]] = DRAWN_CONCEPTS + PART_CONCEPTS + BACKGROUND_CONCEPTS + ABSENT_CONCEPTS
+CONCEPTS: Final[tuple[str, ...]] = MASKED_CONCEPTS + ABSENT_CONCEPTS
 """All phrases, lower-case and without duplicates, in a fixed order."""

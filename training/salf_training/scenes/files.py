@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from salf_training.scenes.canvas import SIDE
 from salf_training.scenes.errors import SceneError
 
-DRAWING_VERSION: Final = "1"
-"""Raise this when the same seed gives another picture: files of another version are then drawn anew."""
+DRAWING_VERSION: Final = "2"
+"""Raise this when the same seed gives another picture or other masks: files of another version are then drawn anew."""
 PACKED_BYTES: Final = SIDE * SIDE // 8
 
 

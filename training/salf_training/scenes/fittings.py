@@ -20,7 +20,7 @@ def door(pen: Pen, rng: Generator, left: float, foot: float, width: float, heigh
     part = "blue door" if blue else ""
     pen.rect(left, foot, left + width, foot + height, colour, part)
     pen.dome(left + width / 2, foot + height, width / 2, width / 3, colour, part)
-    pen.disc(left + width * 0.78, foot + height * 0.5, 0.014, LAMPLIGHT, part)
+    pen.disc(left + width * 0.78, foot + height * 0.5, 0.014, LAMPLIGHT, "door knob")
 
 
 def round_window(pen: Pen, x: float, y: float, radius: float) -> None:
@@ -65,6 +65,6 @@ def roof_paint(rng: Generator) -> tuple[Colour, str]:
 
 def wheel(pen: Pen, x: float, y: float, radius: float, hub: Colour) -> None:
     """A tyre with a hub cap."""
-    pen.disc(x, y, radius, INK)
+    pen.disc(x, y, radius, INK, "tyre")
     pen.disc(x, y, radius * 0.55, hub)
     pen.disc(x, y, radius * 0.18, INK)

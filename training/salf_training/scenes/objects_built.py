@@ -27,8 +27,9 @@ def house(pen: Pen, rng: Generator) -> None:
     roof, part = roof_paint(rng)
     if chance(rng, 0.45):
         smoke(pen, rng, 0.25, 0.92)
-    pen.rect(0.19, 0.6, 0.31, 0.92, darker(WOOD, 0.1))
+    pen.rect(0.19, 0.6, 0.31, 0.92, darker(WOOD, 0.1), "chimney")
     pen.polygon([(-0.4, 0.0), (0.4, 0.0), (0.4, 0.5), (0.0, 0.92), (-0.4, 0.5)], wall)
+    pen.polygon([(-0.4, 0.5), (0.4, 0.5), (0.0, 0.92)], wall, "gable")
     pen.rect(-0.4, 0.0, 0.4, 0.05, darker(wall, 0.3))
     pen.polygon(
         [(-0.5, 0.44), (-0.44, 0.39), (0.0, 0.83), (0.44, 0.39), (0.5, 0.44), (0.06, 0.95), (-0.06, 0.95)], roof, part
@@ -67,10 +68,10 @@ def _mill_sail(pen: Pen, angle: float, cloth: Colour) -> None:
     def at(length: float, side: float) -> tuple[float, float]:
         return length * along[0] + side * across[0], 0.64 + length * along[1] + side * across[1]
 
-    pen.polygon([at(0.1, 0.0), at(0.41, 0.0), at(0.41, 0.12), at(0.1, 0.1)], cloth)
+    pen.polygon([at(0.1, 0.0), at(0.41, 0.0), at(0.41, 0.12), at(0.1, 0.1)], cloth, "mill sails")
     for length in (0.2, 0.3, 0.4):
-        pen.line([at(length, 0.0), at(length, 0.11)], 0.014, WOOD)
-    pen.line([at(0.0, 0.0), at(0.42, 0.0)], 0.03, darker(WOOD, 0.3))
+        pen.line([at(length, 0.0), at(length, 0.11)], 0.014, WOOD, "mill sails")
+    pen.line([at(0.0, 0.0), at(0.42, 0.0)], 0.03, darker(WOOD, 0.3), "mill sails")
 
 
 def ferris_wheel(pen: Pen, rng: Generator) -> None:
@@ -84,12 +85,12 @@ def ferris_wheel(pen: Pen, rng: Generator) -> None:
     start = float(rng.uniform(0.0, math.pi / 4))
     spokes = [(math.cos(start + k * math.pi / 4), math.sin(start + k * math.pi / 4)) for k in range(8)]
     for x, y in spokes[:4]:
-        pen.line([(-0.37 * x, 0.55 - 0.37 * y), (0.37 * x, 0.55 + 0.37 * y)], 0.02, steel)
+        pen.line([(-0.37 * x, 0.55 - 0.37 * y), (0.37 * x, 0.55 + 0.37 * y)], 0.02, steel, "spokes")
     pen.disc(0.0, 0.55, 0.06, darker(steel, 0.4))
     for x, y in spokes:
         cabin = paint(rng)
-        pen.dome(0.37 * x, 0.53 + 0.37 * y, 0.078, 0.07, lighter(cabin, 0.4))
-        pen.dome(0.37 * x, 0.53 + 0.37 * y, 0.078, -0.07, cabin)
+        pen.dome(0.37 * x, 0.53 + 0.37 * y, 0.078, 0.07, lighter(cabin, 0.4), "cabin of a wheel")
+        pen.dome(0.37 * x, 0.53 + 0.37 * y, 0.078, -0.07, cabin, "cabin of a wheel")
 
 
 def tent(pen: Pen, rng: Generator) -> None:
@@ -102,7 +103,7 @@ def tent(pen: Pen, rng: Generator) -> None:
     pen.polygon([(-0.18, 0.62), (0.26, 0.58), (0.48, 0.03), (0.06, 0.0)], darker(cloth, 0.28))
     pen.polygon([(0.26, 0.58), (0.48, 0.03), (0.38, 0.025), (0.18, 0.585)], darker(cloth, 0.4))
     pen.polygon([(-0.18, 0.62), (-0.45, 0.0), (0.09, 0.0)], cloth)
-    pen.polygon([(-0.18, 0.5), (-0.3, 0.0), (-0.06, 0.0)], mix(INK, cloth, 0.15))
+    pen.polygon([(-0.18, 0.5), (-0.3, 0.0), (-0.06, 0.0)], mix(INK, cloth, 0.15), "tent opening")
     pen.polygon([(-0.18, 0.5), (-0.3, 0.0), (-0.37, 0.0)], lighter(cloth, 0.4))
     pen.line([(-0.21, 0.67), (-0.18, 0.61)], 0.024, WOOD)
 
@@ -114,12 +115,12 @@ def bench(pen: Pen, rng: Generator) -> None:
     for x in (-0.4, 0.4):
         pen.line([(x, 0.02), (x, 0.54)], 0.05, iron)
         pen.line([(x * 0.86, 0.02), (x * 0.86, 0.24)], 0.05, iron)
-        pen.line([(x * 1.02, 0.36), (x * 1.12, 0.36), (x * 1.12, 0.25)], 0.04, iron)
+        pen.line([(x * 1.02, 0.36), (x * 1.12, 0.36), (x * 1.12, 0.25)], 0.04, iron, "armrest")
     for foot in (0.34, 0.44, 0.54):
-        pen.rect(-0.46, foot, 0.46, foot + 0.065, plank)
-        pen.rect(-0.46, foot, 0.46, foot + 0.018, darker(plank, 0.3))
-    pen.polygon([(-0.46, 0.28), (0.46, 0.28), (0.5, 0.2), (-0.5, 0.2)], lighter(plank, 0.2))
-    pen.rect(-0.5, 0.165, 0.5, 0.205, darker(plank, 0.35))
+        pen.rect(-0.46, foot, 0.46, foot + 0.065, plank, "slats")
+        pen.rect(-0.46, foot, 0.46, foot + 0.018, darker(plank, 0.3), "slats")
+    pen.polygon([(-0.46, 0.28), (0.46, 0.28), (0.5, 0.2), (-0.5, 0.2)], lighter(plank, 0.2), "wooden seat")
+    pen.rect(-0.5, 0.165, 0.5, 0.205, darker(plank, 0.35), "wooden seat")
 
 
 def parasol(pen: Pen, rng: Generator) -> None:
@@ -127,7 +128,7 @@ def parasol(pen: Pen, rng: Generator) -> None:
     cloth, second = two_paints(rng)
     striped = chance(rng, 0.45)
     part = "striped parasol" if striped else ""
-    pen.line([(0.0, 0.02), (0.0, 0.93)], 0.04, lighter(WOOD, 0.3))
+    pen.line([(0.0, 0.02), (0.0, 0.93)], 0.04, lighter(WOOD, 0.3), "pole")
     pen.disc(0.0, 0.94, 0.035, darker(cloth, 0.3), part)
     for step, width in enumerate((0.5, 0.34, 0.14)):
         if step and not striped:
@@ -154,8 +155,8 @@ def sandcastle(pen: Pen, rng: Generator) -> None:
         _tower(pen, x, 0.15, 0.54, lighter(sand, 0.1))
         pen.rect(x - 0.03, 0.28, x + 0.03, 0.4, mix(INK, sand, 0.3))
     pen.rect(-0.035, 0.46, 0.035, 0.6, mix(INK, sand, 0.3))
-    pen.rect(-0.1, 0.05, 0.1, 0.18, mix(INK, sand, 0.2))
-    pen.dome(0.0, 0.18, 0.1, 0.1, mix(INK, sand, 0.2))
+    pen.rect(-0.1, 0.05, 0.1, 0.18, mix(INK, sand, 0.2), "castle gate")
+    pen.dome(0.0, 0.18, 0.1, 0.1, mix(INK, sand, 0.2), "castle gate")
     pen.polygon([(-0.5, 0.0), (-0.42, 0.08), (0.42, 0.08), (0.5, 0.0)], shade)
     shell = mix(paint(rng), WHITE, 0.4)
     for x in (-0.2, 0.2):
@@ -168,4 +169,4 @@ def _tower(pen: Pen, x: float, half: float, top: float, colour: Colour) -> None:
     tooth = half * 2 / 5
     for step in (0, 2, 4):
         left = x - half + step * tooth
-        pen.rect(left, top - 0.01, left + tooth, top + 0.07, colour)
+        pen.rect(left, top - 0.01, left + tooth, top + 0.07, colour, "battlements")

@@ -15,12 +15,12 @@ from salf_training.scenes.pen import Pen, Point
 def sailboat(pen: Pen, rng: Generator) -> None:
     """Hull, mast and two sails; sometimes a striped sail, portholes, a flag."""
     hull, sail = paint(rng), paint(rng)
-    pen.line([(0.0, 0.18), (0.0, 0.97)], 0.03, darker(hull, 0.5))
-    pen.polygon([(-0.04, 0.25), (-0.36, 0.27), (-0.2, 0.5), (-0.04, 0.84)], lighter(sail, 0.35))
+    pen.line([(0.0, 0.18), (0.0, 0.97)], 0.03, darker(hull, 0.5), "mast")
+    pen.polygon([(-0.04, 0.25), (-0.36, 0.27), (-0.2, 0.5), (-0.04, 0.84)], lighter(sail, 0.35), "jib")
     _mainsail(pen, rng, striped=chance(rng, 0.45))
-    pen.polygon([(-0.45, 0.2), (0.47, 0.2), (0.34, 0.0), (-0.3, 0.0)], hull)
-    pen.polygon([(-0.37, 0.08), (0.39, 0.08), (0.34, 0.0), (-0.3, 0.0)], darker(hull, 0.3))
-    pen.line([(-0.44, 0.2), (0.46, 0.2)], 0.03, lighter(hull, 0.6))
+    pen.polygon([(-0.45, 0.2), (0.47, 0.2), (0.34, 0.0), (-0.3, 0.0)], hull, "hull")
+    pen.polygon([(-0.37, 0.08), (0.39, 0.08), (0.34, 0.0), (-0.3, 0.0)], darker(hull, 0.3), "hull")
+    pen.line([(-0.44, 0.2), (0.46, 0.2)], 0.03, lighter(hull, 0.6), "hull")
     if chance(rng, 0.35):
         for x in (-0.2, 0.02, 0.24):
             round_window(pen, x, 0.105, 0.055)
@@ -48,9 +48,9 @@ def lighthouse(pen: Pen, rng: Generator) -> None:
         colour = band if step % 2 == 0 else wall
         pen.polygon([(-near, low), (near, low), (far, high), (-far, high)], colour)
         pen.polygon([(near * 0.4, low), (near, low), (far, high), (far * 0.4, high)], darker(colour, 0.16))
-    pen.rect(-0.17, 0.66, 0.17, 0.7, INK)
-    pen.rect(-0.09, 0.7, 0.09, 0.84, LAMPLIGHT)
-    pen.line([(0.0, 0.7), (0.0, 0.84)], 0.02, INK)
+    pen.rect(-0.17, 0.66, 0.17, 0.7, INK, "lantern room")
+    pen.rect(-0.09, 0.7, 0.09, 0.84, LAMPLIGHT, "lantern room")
+    pen.line([(0.0, 0.7), (0.0, 0.84)], 0.02, INK, "lantern room")
     _roof(pen, rng)
     if chance(rng, 0.4):
         round_window(pen, -0.02, 0.44, 0.065)
@@ -79,7 +79,7 @@ def anchor(pen: Pen, rng: Generator) -> None:
         (0.27, 0.15),
         (0.34, 0.28),
     ]
-    pen.ring(0.0, 0.89, 0.11, 0.05, iron)
+    pen.ring(0.0, 0.89, 0.11, 0.05, iron, "anchor ring")
     pen.line([(0.0, 0.79), (0.0, 0.06)], 0.1, iron)
     pen.line([(-0.23, 0.66), (0.23, 0.66)], 0.09, iron)
     pen.line(arms, 0.1, iron)
@@ -93,13 +93,13 @@ def duck(pen: Pen, rng: Generator) -> None:
     coat = paint(rng)
     bill = tone(rng, "orange")
     for x in (-0.08, 0.1):
-        pen.line([(x, 0.14), (x, 0.03), (x + 0.09, 0.02)], 0.04, darker(bill, 0.15))
+        pen.line([(x, 0.14), (x, 0.03), (x + 0.09, 0.02)], 0.04, darker(bill, 0.15), "duck feet")
     pen.polygon([(-0.28, 0.42), (-0.5, 0.52), (-0.46, 0.3), (-0.3, 0.18)], darker(coat, 0.1))
     pen.oval(-0.04, 0.31, 0.38, 0.22, coat)
     pen.polygon([(0.02, 0.42), (0.32, 0.32), (0.33, 0.62), (0.14, 0.62)], coat)
-    pen.polygon([(0.36, 0.68), (0.56, 0.62), (0.36, 0.56)], bill)
+    pen.polygon([(0.36, 0.68), (0.56, 0.62), (0.36, 0.56)], bill, "duck bill")
     pen.disc(0.24, 0.64, 0.175, coat)
-    pen.oval(-0.1, 0.33, 0.22, 0.12, darker(coat, 0.2), turn_deg=12.0)
-    pen.oval(-0.06, 0.36, 0.18, 0.08, lighter(coat, 0.25), turn_deg=12.0)
+    pen.oval(-0.1, 0.33, 0.22, 0.12, darker(coat, 0.2), "wing of a bird", turn_deg=12.0)
+    pen.oval(-0.06, 0.36, 0.18, 0.08, lighter(coat, 0.25), "wing of a bird", turn_deg=12.0)
     pen.disc(0.29, 0.69, 0.045, WHITE)
     pen.disc(0.3, 0.69, 0.027, INK)

@@ -1,29 +1,36 @@
 # ruff: noqa: INP001 - a backend directory of Triton's, not a package
 """Triton backend `onnxruntime` for servers that come without the native one.
 
-Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf. It reads the parameters that
-the native backend reads (github.com/triton-inference-server/onnxruntime_backend, README and src/onnxruntime.cc), so
-that one config.pbtxt serves both, and refuses names that neither knows.
+Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf but the copy of
+graph_backend.py beside it. It reads the parameters that the native backend reads
+(github.com/triton-inference-server/onnxruntime_backend, README and src/onnxruntime.cc), so that one config.pbtxt serves
+both, and refuses names that neither knows.
 """
 
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Triton's stub puts this folder into no path.
+sys.path.insert(0, str(Path(__file__).parent))
+
 import numpy as np
 import onnxruntime as ort
-import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
+from graph_backend import (
+    Array,
+    GraphModel,
+    GraphTensor,
+    check_graph,
+    given_parameters,
+    graph_file,
+    operators_threads,
+    thread_count,
+)
 
-#: Set by `salf serve --threads`; wins over a model's own `intra_op_thread_count`.
-THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
 DEFAULT_MODEL_FILE = "model.onnx"
 
-#: Parameters that speak to salf's clients, not to backends.
-_OWN_PREFIX = "salf_"
 #: The native backend reads these on a GPU only; they mean nothing on a CPU.
 _GPU_ONLY = frozenset({"cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream"})
 _DEVICE_ALLOCATOR = "session.use_device_allocator_for_initializers"
@@ -38,23 +45,21 @@ _OPTIMIZATION_LEVELS = {
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
-#: config.pbtxt's data type -> (ONNX Runtime's name, numpy type).
-_TYPES: dict[str, tuple[str, type[np.generic]]] = {
-    "TYPE_BOOL": ("tensor(bool)", np.bool_),
-    "TYPE_UINT8": ("tensor(uint8)", np.uint8),
-    "TYPE_UINT16": ("tensor(uint16)", np.uint16),
-    "TYPE_UINT32": ("tensor(uint32)", np.uint32),
-    "TYPE_UINT64": ("tensor(uint64)", np.uint64),
-    "TYPE_INT8": ("tensor(int8)", np.int8),
-    "TYPE_INT16": ("tensor(int16)", np.int16),
-    "TYPE_INT32": ("tensor(int32)", np.int32),
-    "TYPE_INT64": ("tensor(int64)", np.int64),
-    "TYPE_FP16": ("tensor(float16)", np.float16),
-    "TYPE_FP32": ("tensor(float)", np.float32),
-    "TYPE_FP64": ("tensor(double)", np.float64),
+#: numpy type -> ONNX Runtime's name.
+_KINDS = {
+    np.dtype(np.bool_): "tensor(bool)",
+    np.dtype(np.uint8): "tensor(uint8)",
+    np.dtype(np.uint16): "tensor(uint16)",
+    np.dtype(np.uint32): "tensor(uint32)",
+    np.dtype(np.uint64): "tensor(uint64)",
+    np.dtype(np.int8): "tensor(int8)",
+    np.dtype(np.int16): "tensor(int16)",
+    np.dtype(np.int32): "tensor(int32)",
+    np.dtype(np.int64): "tensor(int64)",
+    np.dtype(np.float16): "tensor(float16)",
+    np.dtype(np.float32): "tensor(float)",
+    np.dtype(np.float64): "tensor(double)",
 }
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -75,39 +80,6 @@ class Settings:
     ignored: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Port:
-    """One tensor of the model as config.pbtxt declares it; dims without the batch axis, -1 for any."""
-
-    name: str
-    dtype: np.dtype[Any]
-    ort_type: str
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One well-formed request: its inputs (with batch axis if the model batches) and the outputs it wants."""
-
-    index: int
-    inputs: dict[str, Array]
-    outputs: tuple[str, ...]
-
-    @property
-    def rows(self) -> int:
-        """Length of the first axis of the first input."""
-        return int(next(iter(self.inputs.values())).shape[0])
-
-    @property
-    def kind(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes without the first axis: what must agree between requests that run together."""
-        return tuple(array.shape[1:] for array in self.inputs.values())
-
-
-class RequestError(ValueError):
-    """A request does not fit the model; it gets an error response, its neighbours are not touched."""
-
-
 def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> Settings:
     """Read the session's settings from a model configuration.
 
@@ -118,14 +90,7 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
     Raises:
         ValueError: an unknown parameter, or a value that is none of the expected ones.
     """
-    given = {key: str(value["string_value"]) for key, value in config.get("parameters", {}).items()
-             if not key.startswith(_OWN_PREFIX)}  # fmt: skip
-    unknown = sorted(given.keys() - _KNOWN - _GPU_ONLY)
-    if unknown:
-        raise ValueError(
-            f"unknown parameter {', '.join(map(repr, unknown))} in config.pbtxt; "
-            f"the onnxruntime backend reads {', '.join(sorted(_KNOWN))}"
-        )
+    given = given_parameters(config, known=_KNOWN | _GPU_ONLY, backend="onnxruntime")
     optimization = config.get("optimization", {})
     accelerators = optimization.get("execution_accelerators", {})
     on_cpu = [str(entry.get("name")) for entry in accelerators.get("cpu_execution_accelerator", [])]
@@ -140,10 +105,10 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
     gpu_only = sorted(given.keys() & _GPU_ONLY)
     if accelerators.get("gpu_execution_accelerator"):
         gpu_only.append("gpu_execution_accelerator")
-    intra = _count(given, "intra_op_thread_count")
+    intra = thread_count(given, "intra_op_thread_count")
     return Settings(
         intra_op_thread_count=intra if threads is None else threads,
-        inter_op_thread_count=_count(given, "inter_op_thread_count"),
+        inter_op_thread_count=thread_count(given, "inter_op_thread_count"),
         parallel=_flag(given, "execution_mode", default=False),
         optimization_level=level,
         enable_mem_arena=_flag(given, "enable_mem_arena", default=True),
@@ -154,180 +119,29 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
     )
 
 
-def parse_ports(entries: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
-    """Read the `input` or `output` section of a model configuration.
-
-    Raises:
-        ValueError: a data type that cannot be served.
-    """
-    ports = []
-    for entry in entries:
-        if entry["data_type"] not in _TYPES:
-            raise ValueError(
-                f"tensor {entry['name']!r} has type {entry['data_type']}; the onnxruntime backend serves "
-                f"{', '.join(name.removeprefix('TYPE_') for name in _TYPES)}"
-            )
-        ort_type, dtype = _TYPES[entry["data_type"]]
-        dims = tuple(int(dim) for dim in entry["dims"])
-        ports.append(Port(str(entry["name"]), np.dtype(dtype), ort_type, dims))
-    return tuple(ports)
-
-
-def check_graph(ports: Iterable[Port], graph: Iterable[Any], *, batched: bool, what: str) -> None:
-    """Compare config.pbtxt with the graph.
-
-    Args:
-        ports: tensors declared in config.pbtxt.
-        graph: the session's tensors, with `name`, `type` and `shape`.
-        batched: whether the graph's shapes carry a batch axis that config.pbtxt leaves out.
-        what: "input" or "output", for messages.
-
-    Raises:
-        ValueError: a name is missing, or type or shape differ.
-    """
-    found = {node.name: node for node in graph}
-    for port in ports:
-        if port.name not in found:
-            raise ValueError(f"{what} {port.name!r} of config.pbtxt is not in the graph, which has {', '.join(found)}")
-        node = found[port.name]
-        if node.type != port.ort_type:
-            raise ValueError(f"{what} {port.name!r} is {port.ort_type} in config.pbtxt but {node.type} in the graph")
-        shape = list(node.shape)[1:] if batched else list(node.shape)
-        differs = any(isinstance(a, int) and b != -1 and a != b for a, b in zip(shape, port.dims, strict=False))
-        if len(shape) != len(port.dims) or differs:
-            raise ValueError(f"{what} {port.name!r} is {list(port.dims)} in config.pbtxt but {shape} in the graph")
-    if what == "input":
-        missing = sorted(found.keys() - {port.name for port in ports})
-        if missing:
-            raise ValueError(f"input {', '.join(map(repr, missing))} of the graph is missing in config.pbtxt")
-
-
-def check_input(port: Port, array: Array, *, batched: bool) -> None:
-    """Check one input of a request.
-
-    Raises:
-        RequestError: another type or shape than declared, or no rows.
-    """
-    shape = array.shape[1:] if batched else array.shape
-    fits = len(shape) == len(port.dims) and all(want in (-1, got) for got, want in zip(shape, port.dims, strict=True))
-    if array.dtype != port.dtype or not fits or (batched and (array.ndim == 0 or array.shape[0] == 0)):
-        expected = [*(["batch"] if batched else []), *port.dims]
-        raise RequestError(
-            f"input {port.name!r} must be {port.dtype} {expected}, but is {array.dtype} {list(array.shape)}"
-        )
-
-
-class TritonPythonModel:
+class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_backend as part of salf_serving only
     """What Triton's Python stub calls: one instance of one model version."""
 
-    def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the session.
-
-        Args:
-            args: `model_config` (JSON), `model_repository` (the model's directory), `model_version`, `model_name`.
-
-        Raises:
-            TritonModelException: the model cannot be served; one sentence says why.
-        """
-        self.name = f"{args['model_name']} version {args['model_version']}"
-        try:
-            self._open(json.loads(args["model_config"]), Path(args["model_repository"]) / args["model_version"])
-        except Exception as error:
-            # ONNX Runtime raises a dozen classes without a common base; each means that this version cannot be loaded.
-            raise pb_utils.TritonModelException(f"{self.name}: {' '.join(str(error).split())}") from error
-
-    def _open(self, config: Mapping[str, Any], directory: Path) -> None:
-        if int(np.__version__.split(".")[0]) >= 2:
-            raise ValueError(f"numpy must be < 2 in the server's runtime, but is {np.__version__}")
-        threads = os.environ.get(THREADS_VARIABLE)
-        settings = parse_settings(config, threads=int(threads) if threads else None)
-        if settings.ignored:
-            pb_utils.Logger.log_warn(f"{self.name}: no effect without a GPU: {', '.join(settings.ignored)}")
-        path = directory / (config.get("default_model_filename") or DEFAULT_MODEL_FILE)
-        if path.is_dir():
-            path = path / DEFAULT_MODEL_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; export the model again")
+    def load(self, config: Mapping[str, Any], directory: Path) -> None:
+        """See `GraphModel`."""
+        settings = parse_settings(config, threads=operators_threads())
+        self.warn_of_ignored(settings.ignored)
+        path = graph_file(config, directory, DEFAULT_MODEL_FILE)
         self.session = ort.InferenceSession(path, _session_options(settings), providers=["CPUExecutionProvider"])
-        self.batched = int(config.get("max_batch_size", 0)) > 0
-        self.inputs, self.outputs = parse_ports(config["input"]), parse_ports(config["output"])
-        check_graph(self.inputs, self.session.get_inputs(), batched=self.batched, what="input")
-        check_graph(self.outputs, self.session.get_outputs(), batched=self.batched, what="output")
-        self.output_names = tuple(port.name for port in self.outputs)
+        for what, ports, found in (
+            ("input", self.inputs, self.session.get_inputs()),
+            ("output", self.outputs, self.session.get_outputs()),
+        ):
+            tensors = [GraphTensor(node.name, node.type, tuple(node.shape)) for node in found]
+            check_graph(ports, tensors, _KINDS, batched=self.batched, what=what)
         self.run_options = ort.RunOptions()
         for key, value in settings.run_entries.items():
             self.run_options.add_run_config_entry(key, value)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton batched: one run for all whose shapes agree.
-
-        Returns:
-            One response per request, in order; a request that cannot be answered gets an error response.
-        """
-        responses: list[Any] = [None] * len(requests)
-        groups: dict[Any, list[Ask]] = {}
-        for index, request in enumerate(requests):
-            try:
-                ask = self._read(index, request)
-                groups.setdefault(ask.kind if self.batched else index, []).append(ask)
-            except Exception as error:  # noqa: BLE001 - whatever a request does, the worker lives on
-                responses[index] = _error_response(f"{self.name}: {error}")
-        for asks in groups.values():
-            for ask, response in zip(asks, self._answer(asks), strict=True):
-                responses[ask.index] = response
-        return responses
-
-    def _read(self, index: int, request: Any) -> Ask:
-        arrays: dict[str, Array] = {}
-        for port in self.inputs:
-            tensor = pb_utils.get_input_tensor_by_name(request, port.name)
-            if tensor is None:
-                raise RequestError(f"input {port.name!r} is missing")
-            array = tensor.as_numpy()  # a view of shared memory
-            check_input(port, array, batched=self.batched)
-            arrays[port.name] = array
-        if self.batched and len({array.shape[0] for array in arrays.values()}) > 1:
-            sizes = ", ".join(f"{name} {array.shape[0]}" for name, array in arrays.items())
-            raise RequestError(f"inputs must have one batch size, but have {sizes}")
-        wanted = request.requested_output_names()
-        return Ask(index, arrays, tuple(name for name in self.output_names if name in wanted))
-
-    def _answer(self, asks: Sequence[Ask]) -> list[Any]:
-        try:
-            return self._run(asks)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
-            if len(asks) == 1:
-                return [_error_response(f"{self.name}: {' '.join(str(error).split())}")]
-            # One request's values may have failed the batch: the others still get their answers.
-            return [self._answer([ask])[0] for ask in asks]
-
-    def _run(self, asks: Sequence[Ask]) -> list[Any]:
-        names = [name for name in self.output_names if any(name in ask.outputs for ask in asks)]
-        if len(asks) == 1:
-            feed = asks[0].inputs
-        else:
-            feed = {port.name: np.concatenate([ask.inputs[port.name] for ask in asks]) for port in self.inputs}
-        results = dict(zip(names, self.session.run(names, feed, self.run_options), strict=True)) if names else {}
-        if len(asks) == 1:
-            return [_response(asks[0], results)]
-        rows = sum(ask.rows for ask in asks)
-        for name, array in results.items():
-            if array.shape[:1] != (rows,):
-                raise ValueError(f"output {name!r} has shape {list(array.shape)} for a batch of {rows}")
-        responses, start = [], 0
-        for ask in asks:
-            stop = start + ask.rows
-            responses.append(_response(ask, {name: array[start:stop] for name, array in results.items()}))
-            start = stop
-        return responses
-
-
-def _response(ask: Ask, results: Mapping[str, Array]) -> Any:
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, results[name]) for name in ask.outputs])
-
-
-def _error_response(message: str) -> Any:
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+    def compute(self, names: Sequence[str], feed: Mapping[str, Array]) -> Sequence[Array]:
+        """See `GraphModel`."""
+        answers: Sequence[Array] = self.session.run(names, feed, self.run_options)
+        return answers
 
 
 def _session_options(settings: Settings) -> Any:
@@ -338,16 +152,11 @@ def _session_options(settings: Settings) -> Any:
     options.graph_optimization_level = _OPTIMIZATION_LEVELS[settings.optimization_level]
     options.enable_cpu_mem_arena = settings.enable_mem_arena
     options.enable_mem_pattern = settings.enable_mem_pattern
+    # All graphs share the cores with each other and with the decoders: threads of an idle one must not spin on them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
     return options
-
-
-def _count(given: Mapping[str, str], key: str) -> int:
-    text = given.get(key, "0")
-    if not text.strip().isdigit():
-        raise ValueError(f"parameter {key!r} must be a number of threads (0: ONNX Runtime chooses), but is {text!r}")
-    return int(text)
 
 
 def _flag(given: Mapping[str, str], key: str, *, default: bool) -> bool:

@@ -1,0 +1,306 @@
+"""`serve`: keeps Triton, its workers and the front alive, and puts into service only what answers right."""
+
+import logging
+import os
+import queue
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tritonclient.utils import InferenceServerException
+
+from salf_serving.errors import ProbeError, ProbeTimeoutError, RefusedVersionError, ServingError, StartError
+from salf_serving.front import Front, find_nginx
+from salf_serving.kept_front import KeptFront
+from salf_serving.kept_triton import KeptTriton
+from salf_serving.nginx_config import FrontFiles
+from salf_serving.ports import check_port, free_port
+from salf_serving.readiness import client, probe_model
+from salf_serving.repository import check_repository
+from salf_serving.server import RunningServer, default_log_file, launched, state_folder
+from salf_serving.settings import LaunchSettings, ServeSettings
+from salf_serving.signals import StopRequested, stop_signals
+from salf_serving.snapshot import versions_to_serve
+from salf_serving.stale import remove_stale
+from salf_serving.status import Status, status_endpoint
+from salf_serving.watch import Change, RepositoryWatch
+
+_TICK_S = 0.1
+#: Wrong probes in a row before a model gets new workers, and before Triton is started again.
+_RELOAD_AFTER, _RESTART_AFTER = 2, 5
+_logger = logging.getLogger(__name__)
+
+
+def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] = lambda _server: None) -> int:
+    """Serve until SIGINT or SIGTERM; call it from the main thread.
+
+    Args:
+        settings: what to serve and how.
+        on_ready: called once when every model has answered its probe and the front is open.
+
+    Returns:
+        Exit status for the process: 0 after a clean stop, 1 if Triton had to be killed.
+
+    Raises:
+        ServerDiedError: Triton or the front dies again and again.
+        ServingError: the server could not be started.
+    """
+    supervisor = None
+    check_repository(settings.launch.repository.expanduser())
+    try:
+        with stop_signals(), _run_folders() as (run, public):
+            supervisor = _Supervisor(settings, run, public)
+            with supervisor.running():
+                on_ready(supervisor.server())
+                supervisor.watch_over()
+    except StopRequested as stop:
+        status = 0 if supervisor is None else supervisor.exit_status
+        if status != 0:
+            _logger.warning("Triton ended with status %s after signal %s", status, stop.number)
+        return 0 if status == 0 else 1
+    raise AssertionError("only a signal or an error ends the watch")
+
+
+@contextmanager
+def _run_folders() -> Iterator[tuple[Path, Path]]:
+    """A closed folder for this run, and one that nginx's workers may look into, which may be another user's."""
+    runs = state_folder()
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for path in remove_stale(runs):
+            _logger.warning("removed %s, left by a run that was killed", path)
+        run = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=runs))
+        public = Path(tempfile.mkdtemp(prefix=f"salf-run-{os.getpid()}-"))
+    except OSError as error:
+        raise ServingError(
+            f"no folder for this run can be made: {error}; set XDG_STATE_HOME or TMPDIR to folders that can be written"
+        ) from error
+    try:
+        public.chmod(0o711)
+        yield run, public
+    finally:
+        shutil.rmtree(public, ignore_errors=True)
+        shutil.rmtree(run, ignore_errors=True)
+
+
+class _Supervisor:
+    """One run of `serve`. The main thread acts; two more probe and watch the repository, and only report."""
+
+    def __init__(self, settings: ServeSettings, run: Path, public: Path) -> None:
+        self._settings = settings
+        self._live = run / "models"
+        self._live.mkdir()
+        self._run, self._public = run, public
+        # Twice, because what fails to load is put back; a minute for all the rest.
+        self._status = Status(stuck_after_s=60.0 + 2 * settings.launch.startup_timeout_s)
+        port = settings.launch.grpc_port
+        self._control_key = secrets.token_hex(32) if settings.front is not None else None
+        self._launch = replace(
+            settings.launch,
+            repository=self._live,
+            log_file=(settings.launch.log_file or default_log_file(port)).expanduser().absolute(),
+            grpc_port=port if settings.front is None else free_port(),
+            control_key=self._control_key,
+        )
+        self._triton = KeptTriton(self._launch, self._status)
+        self._front: KeptFront | None = None
+        self._watch = RepositoryWatch(
+            settings.launch.repository.expanduser().absolute(),
+            self._live,
+            try_models=self._try_models,
+            on_refused=self._say_refused,
+        )
+        self._stopping = threading.Event()
+        self._changes: queue.Queue[Change] = queue.Queue(maxsize=1)
+        #: Held while models are probed and while what is served changes: no probe sees half a change.
+        self._steady = threading.Lock()
+        self._wrong: dict[str, tuple[int, str]] = {}
+        self.exit_status = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start everything; when the block ends, drain and stop it."""
+        settings = self._settings
+        with ExitStack() as stack:
+            if settings.front is not None:
+                check_port(settings.launch.grpc_port, option="--grpc-port", address=settings.front.address)
+                self._front = self._make_front()
+            if settings.status_port is not None:
+                stack.enter_context(
+                    status_endpoint(self._status, address=settings.status_address, port=settings.status_port)
+                )
+            self._watch.first_copy()
+            stack.callback(self._stop)
+            self._triton.start()
+            if self._front is not None:
+                self._front.start()
+            self._say_ready()
+            for work in (self._probe_again_and_again, self._look_again_and_again):
+                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            yield
+
+    def server(self) -> RunningServer:
+        """What clients see: the front's address if there is a front."""
+        server = self._triton.server
+        front = self._settings.front
+        if front is None:
+            return server
+        return replace(server, grpc_address=f"{front.address}:{self._settings.launch.grpc_port}")
+
+    def watch_over(self) -> None:
+        """Look after everything until a signal or an error ends it.
+
+        Raises:
+            ServerDiedError: Triton or the front dies again and again.
+        """
+        while True:
+            self._status.beat()
+            if self._triton.died():
+                self._say_ready(because=("triton", "Triton died"))
+                with self._steady:
+                    self._triton.start_again("it died")
+                    self._wrong.clear()
+            if self._front is not None:
+                self._front.look_after()
+            self._mend_models()
+            self._take_change()
+            self._say_ready()
+            time.sleep(_TICK_S)
+
+    def _make_front(self) -> KeptFront:
+        assert self._settings.front is not None
+        assert self._control_key is not None
+        port = self._settings.launch.grpc_port
+        front = Front(
+            nginx=find_nginx(),
+            settings=self._settings.front,
+            files=FrontFiles(
+                folder=self._run,
+                ready=self._public / "ready",
+                access_log=self._log_file(f"front-{port}.log"),
+                error_log=self._log_file(f"front-{port}-errors.log"),
+            ),
+            port=port,
+            triton_port=self._launch.grpc_port,
+            control_key=self._control_key,
+        )
+        front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
+        return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s)
+
+    def _log_file(self, name: str) -> Path:
+        """Beside Triton's log."""
+        assert self._launch.log_file is not None
+        return self._launch.log_file.with_name(name)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._status.set_problem("stop", "the server is stopping")
+        self._say_ready()
+        if self._front is not None:
+            self._front.drain_and_stop()
+        self.exit_status = self._triton.stop()
+
+    def _say_ready(self, because: tuple[str, str] | None = None) -> None:
+        if because is not None:
+            self._status.set_problem(*because)
+        else:
+            self._status.set_problem("start", None)
+        if self._front is not None:
+            self._front.set_ready(ready=not self._status.problems)
+
+    def _mend_models(self) -> None:
+        for model in self._triton.dead_workers():
+            self._mend(model, "a worker of it died")
+        for model, (times, said) in list(self._wrong.items()):
+            if times >= _RESTART_AFTER and not self._triton.died():
+                with self._steady:
+                    self._triton.start_again(said)
+                    self._wrong.clear()
+            elif times == _RELOAD_AFTER:
+                self._mend(model, said)
+                self._wrong[model] = (times + 1, said)
+
+    def _mend(self, model: str, reason: str) -> None:
+        self._say_ready(because=(f"model {model}", reason))
+        with self._steady:
+            if not self._triton.died():
+                self._triton.reload(model, reason)
+
+    def _take_change(self) -> None:
+        try:
+            change = self._changes.get_nowait()
+        except queue.Empty:
+            return
+        with self._steady:
+            try:
+                self._triton.apply(change)
+                self._watch.put_into_service(change)
+            except RefusedVersionError as error:
+                self._watch.refuse(change.family, change.signatures.items(), error)
+            finally:
+                self._changes.task_done()
+
+    def _probe_again_and_again(self) -> None:
+        while not self._stopping.wait(self._settings.probe_interval_s):
+            with self._steady:
+                if self._stopping.is_set() or self._triton.died():
+                    continue
+                try:
+                    self._probe_all()
+                except (ServingError, InferenceServerException, OSError) as error:
+                    _logger.warning("models could not be probed: %s", error)
+
+    def _probe_all(self) -> None:
+        with client(self._triton.server.grpc_address) as connection:
+            for model in sorted(self._live.iterdir()):
+                for folder in versions_to_serve(model):
+                    started_s = time.monotonic()
+                    try:
+                        deadline_s = started_s + self._settings.probe_timeout_s
+                        probe_model(connection, self._live, model.name, folder.name, deadline_s=deadline_s)
+                    except (ProbeError, StartError) as error:
+                        late = isinstance(error, ProbeTimeoutError)
+                        self._status.probe_failures.labels(model.name, "late" if late else "wrong").inc()
+                        # Without a front anybody may have asked too much at once; new workers would not help.
+                        if not late or self._front is not None:
+                            times, _ = self._wrong.get(model.name, (0, ""))
+                            self._wrong[model.name] = (times + 1, str(error))
+                        self._status.set_problem(f"model {model.name}", str(error))
+                        break
+                    self._status.probe_seconds.labels(model.name).observe(time.monotonic() - started_s)
+                else:
+                    self._wrong.pop(model.name, None)
+                    self._status.set_problem(f"model {model.name}", None)
+
+    def _look_again_and_again(self) -> None:
+        while not self._stopping.wait(self._settings.watch_interval_s):
+            try:
+                change = self._watch.look()
+            except (ServingError, OSError) as error:
+                _logger.warning("the repository could not be looked at: %s", error)
+                continue
+            if change is not None:
+                self._changes.put(change)
+                self._changes.join()
+
+    def _try_models(self, models: Path) -> None:
+        trial = LaunchSettings(
+            repository=models,
+            grpc_port=free_port(),
+            log_file=self._log_file(f"trial-{self._settings.launch.grpc_port}.log"),
+            startup_timeout_s=self._launch.startup_timeout_s,
+            threads=1,
+            yields=True,
+        )
+        with launched(trial):
+            pass
+
+    def _say_refused(self, family: str, error: RefusedVersionError) -> None:
+        self._status.refused.labels(family, error.reason).inc()
+        _logger.error("%s is refused, what was served before stays: %s", family, error)

@@ -1,0 +1,207 @@
+"""Watching the repository: what changed there is copied, checked and tried in a Triton of its own before it counts."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from salf_contract import CONFIG_FILE
+from salf_serving.errors import (
+    ModelLoadError,
+    PortTakenError,
+    ProbeError,
+    RefusedVersionError,
+    RepositoryError,
+    ServingError,
+    StartupTimeoutError,
+)
+from salf_serving.repository import check_repository
+from salf_serving.snapshot import content_digest, copy_model, link_model, signature
+from salf_serving.verification import check_documents, check_files, family_of
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Models of one family that were found good together.
+
+    Attributes:
+        family: what they were published as.
+        copies: model -> its checked copy, outside what is served.
+        removed: models that the repository no longer holds.
+        signatures: model -> what it looks like in the repository.
+        folder: holds the copies; whoever takes the change removes it.
+    """
+
+    family: str
+    copies: Mapping[str, Path]
+    removed: tuple[str, ...]
+    signatures: Mapping[str, str]
+    folder: Path
+
+
+class RepositoryWatch:
+    """Compares a repository with what is served.
+
+    Attributes:
+        served: model -> its signature in the repository when it was put into service.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        live: Path,
+        *,
+        try_models: Callable[[Path], None],
+        on_refused: Callable[[str, RefusedVersionError], None],
+    ) -> None:
+        """Watch a repository.
+
+        Args:
+            repository: where people publish.
+            live: the copies that are served; only read here.
+            try_models: starts the models of a folder and probes them; raises a ServingError if they are not right.
+            on_refused: told of each refused family, once.
+        """
+        self._repository, self._live = repository, live
+        self._try_models, self._on_refused = try_models, on_refused
+        self.served: dict[str, str] = {}
+        self._seen: dict[str, str] = {}
+        self._refused_looks: set[tuple[tuple[str, str], ...]] = set()
+        self._refused_contents: dict[str, RefusedVersionError] = {}
+
+    def first_copy(self) -> None:
+        """Fill the folder of served copies.
+
+        Raises:
+            RepositoryError: the repository cannot be served.
+            RefusedVersionError: one of its models is not as it was published.
+        """
+        for name in check_repository(self._repository):
+            look = signature(self._repository / name)
+            copy_model(self._repository / name, self._live / name)
+            check_files(self._live / name)
+            check_documents(self._live / name)
+            self.served[name] = look
+
+    def look(self) -> Change | None:
+        """Compare once; what differs must look the same twice before it counts.
+
+        Returns:
+            A change that proved good, or None.
+        """
+        now = self._signatures()
+        before, self._seen = self._seen, now
+        if not now or now != before:
+            return None
+        gone = tuple(sorted(self.served.keys() - now.keys()))
+        if gone:
+            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+            return Change(family="", copies={}, removed=gone, signatures={}, folder=folder)
+        changed = [name for name, look in sorted(now.items()) if self.served.get(name) != look]
+        for family, names in self._families(changed).items():
+            looks = tuple((name, now[name]) for name in names)
+            if looks in self._refused_looks:
+                continue
+            change = self._checked(family, dict(looks))
+            if change is not None:
+                return change
+        return None
+
+    def put_into_service(self, change: Change) -> None:
+        """Remember that a change is served."""
+        self.served |= change.signatures
+        for name in change.removed:
+            self.served.pop(name, None)
+
+    def refuse(self, family: str, looks: Iterable[tuple[str, str]], error: RefusedVersionError) -> None:
+        """Remember that a family, as it looks, must not be served."""
+        self._refused_looks.add(tuple(sorted(looks)))
+        self._on_refused(family, error)
+
+    def _signatures(self) -> dict[str, str]:
+        """Model -> signature; empty if the repository is not there or is being changed at this moment."""
+        try:
+            names = [path.name for path in self._repository.iterdir() if (path / CONFIG_FILE).is_file()]
+        except OSError:
+            return {}
+        found = {}
+        for name in names:
+            try:
+                found[name] = signature(self._repository / name)
+            except RefusedVersionError as error:
+                found[name] = f"unreadable: {error}"
+            except OSError:
+                return {}
+        return found
+
+    def _families(self, names: Iterable[str]) -> dict[str, list[str]]:
+        families: dict[str, list[str]] = {}
+        for name in names:
+            try:
+                family = family_of(self._repository / name)
+            except RefusedVersionError:
+                family = _family_of_copy(self._live / name)
+            families.setdefault(family, []).append(name)
+        return families
+
+    def _checked(self, family: str, looks: Mapping[str, str]) -> Change | None:
+        folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        keep = False
+        try:
+            models = folder / "models"
+            digest = ""
+            try:
+                for name in looks:
+                    copy_model(self._repository / name, models / name)
+                    digest += content_digest(models / name)
+                if (known := self._refused_contents.get(digest)) is not None:
+                    self._refused_looks.add(tuple(sorted(looks.items())))
+                    _logger.info("%s is still refused: %s", family, known)
+                    return None
+                self._check_all(models, looks)
+            except RefusedVersionError as error:
+                if digest:
+                    self._refused_contents[digest] = error
+                self.refuse(family, looks.items(), error)
+                return None
+            keep = True
+        except (OSError, PortTakenError) as error:
+            _logger.warning("%s could not be checked and will be tried again: %s", family, error)
+            return None
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+        copies = {name: models / name for name in looks}
+        return Change(family=family, copies=copies, removed=(), signatures=dict(looks), folder=folder)
+
+    def _check_all(self, models: Path, names: Iterable[str]) -> None:
+        for name in names:
+            check_files(models / name)
+            check_documents(models / name)
+        # The rest of the repository comes along, because models may call each other.
+        for other in sorted(self._live.iterdir()):
+            if not (models / other.name).exists():
+                link_model(other, models / other.name)
+        try:
+            self._try_models(models)
+        except ProbeError as error:
+            raise RefusedVersionError(str(error), reason="probe") from error
+        except (ModelLoadError, RepositoryError) as error:
+            raise RefusedVersionError(str(error), reason="load") from error
+        except StartupTimeoutError as error:
+            raise RefusedVersionError(str(error), reason="timeout") from error
+        except PortTakenError:
+            raise
+        except ServingError as error:
+            raise RefusedVersionError(str(error), reason="load") from error
+
+
+def _family_of_copy(model: Path) -> str:
+    try:
+        return family_of(model)
+    except (RefusedVersionError, OSError):
+        return model.name

@@ -1,0 +1,72 @@
+"""Publish version 2, once for each thing that the process asks of the file system, killed or refused at that one.
+
+Run as a script: interrupted_publish.py kill|full STARTING_REPOSITORY FOLDER. FOLDER/<step> gets the repository that is
+left. Audit events see every opened, renamed and removed file without the code's help.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from model_family import models
+
+from salf_export.errors import RepositoryError
+from salf_export.publishing import publish
+
+_REMOVING = {"os.rmdir", "os.remove", "shutil.rmtree"}
+_CHANGING = {"os.rename", "os.mkdir", "shutil.copyfile", *_REMOVING}
+STILL_RUNNING = 77
+
+
+def interrupt(step: int, *, how: str, within: Path) -> None:
+    """Arrange that the process ends, or has no space, at the step-th change below a folder."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        changes = event in _CHANGING or (event == "open" and isinstance(arguments[1], str) and "w" in arguments[1])
+        if not changes or str(within) not in str(arguments[0]):
+            return
+        seen += 1
+        if seen == step:
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            # Removing needs no space.
+            if event not in _REMOVING:
+                raise OSError(28, "No space left on device")
+
+    sys.addaudithook(hook)
+
+
+def attempt(step: int, how: str, start: Path, folder: Path, prepared: list) -> int:
+    repository = folder / str(step) / "repository"
+    shutil.copytree(start, repository)
+    child = os.fork()
+    if child == 0:
+        interrupt(step, how=how, within=folder / str(step))
+        try:
+            publish(repository, 2, prepared)
+        except RepositoryError as error:
+            (folder / str(step) / "error").write_text(str(error))
+            os._exit(1)
+        os._exit(STILL_RUNNING)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> None:
+    how, start, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    prepared = models(2)
+    step, status = 0, -1
+    while not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == STILL_RUNNING):
+        step += 1
+        status = attempt(step, how, start, folder, prepared)
+    shutil.rmtree(folder / str(step))  # it went through: nothing was left to interrupt
+    (folder / "steps").write_text(str(step - 1))
+
+
+if __name__ == "__main__":
+    main()

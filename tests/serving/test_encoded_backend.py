@@ -1,0 +1,255 @@
+"""The encoded backend's own logic, outside Triton; test_encoded.py runs it inside."""
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import salf_serving
+from salf_contract import EXPLAIN_OUTPUTS, Metadata, PictureLimits, Preparation
+
+FOLDER = Path(salf_serving.__file__).parent / "backends" / "salf_encoded"
+CLASSES, CONCEPTS = ("a", "b"), ("x", "y", "z")
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self._name, self.array = name, array
+
+    def name(self):
+        return self._name
+
+    def as_numpy(self):
+        return self.array
+
+
+class TritonError:
+    INVALID_ARG, UNAVAILABLE, NOT_FOUND, INTERNAL, CANCELLED = range(5)
+
+    def __init__(self, text, code=INTERNAL):
+        self.text, self._code = text, code
+
+    def message(self):
+        return self.text
+
+    def code(self):
+        return self._code
+
+
+class Response:
+    def __init__(self, output_tensors, error=None):
+        self.tensors, self._error = output_tensors, error
+
+    def output_tensors(self):
+        return self.tensors
+
+    def error(self):
+        return self._error
+
+    def has_error(self):
+        return self._error is not None
+
+    @property
+    def outputs(self):
+        return {tensor.name(): tensor.array for tensor in self.tensors}
+
+
+class TritonModelException(Exception):  # noqa: N818 - Triton's name
+    pass
+
+
+class Metric:
+    def __init__(self, values, key):
+        self.values, self.key = values, key
+
+    def increment(self, value):
+        self.values[self.key] = self.values.get(self.key, 0) + value
+
+    def observe(self, _seconds):
+        self.increment(1)
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    """A stand-in for what the stub gives: `explain` answers inner requests, `values` holds the metrics."""
+    fake = ModuleType("triton_python_backend_utils")
+    fake.values, fake.log, fake.asked = {}, [], []
+    fake.Tensor, fake.InferenceResponse, fake.TritonError = Tensor, Response, TritonError
+    fake.TritonModelException = TritonModelException
+    fake.Logger = SimpleNamespace(log_warn=fake.log.append, log_error=fake.log.append)
+    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
+
+    class Family:
+        COUNTER, HISTOGRAM = range(2)
+
+        def __init__(self, name, description, kind):
+            self.name = name
+
+        def Metric(self, labels, buckets=None):  # noqa: N802 - Triton's name
+            return Metric(fake.values, (self.name, *sorted(labels.items())))
+
+    class Request:
+        def __init__(self, **given):
+            self.given = given
+
+        def exec(self):
+            fake.asked.append(self.given)
+            return fake.explain({tensor.name(): tensor.array for tensor in self.given["inputs"]})
+
+    fake.MetricFamily, fake.InferenceRequest = Family, Request
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield fake
+    for name in [name for name in sys.modules if name.partition(".")[0] == "encoded_endpoint"]:
+        del sys.modules[name]
+
+
+def document(version=1, **preparation):
+    return Metadata(
+        name="scenes", version=version, classes=CLASSES, concepts=CONCEPTS, pooling="average", map_size=(1, 1), top=2,
+        preparation=Preparation(height=4, width=6, **preparation),
+    )  # fmt: skip
+
+
+def answer(by, rows):
+    values = {
+        "target_class": np.ones((rows, 1), np.int32),
+        "top_concepts": np.tile(np.array([[2, 0]], np.int32), (rows, 1)),
+        "coverage": np.full((rows, 1), 0.5, np.float32),
+        "contract_id": np.tile(by.contract_id_words(), (rows, 1)),
+    }
+    filler = np.arange(rows, dtype=np.float32)[:, None]
+    return Response([Tensor(spec.name, values.get(spec.name, filler)) for spec in EXPLAIN_OUTPUTS])
+
+
+@pytest.fixture
+def load(triton, tmp_path, monkeypatch):
+    """Open the backend on version 1 of a model; the process's own Pillow limits are put back."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(np, "__version__", "1.26.4")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/metadata.json").write_text(document().to_json())
+    models = []
+
+    def run(**parameters):
+        spec = importlib.util.spec_from_file_location("salf_encoded_backend", FOLDER / "model.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys.modules["encoded_endpoint.memory"], "ctypes", SimpleNamespace(CDLL=lambda _n: None))
+        monkeypatch.setattr(sys.modules["encoded_endpoint.observations"], "_FLUSH_S", 60)
+        model = module.TritonPythonModel()
+        config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
+        model.initialize({"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1",
+                          "model_name": "scenes_encoded"})  # fmt: skip
+        models.append(model)
+        return model
+
+    yield run
+    for model in models:
+        model.finalize()
+
+
+def request(*files, cancelled=False):
+    inputs = {
+        "encoded": Tensor("encoded", np.array([[file] for file in files], dtype=np.object_)),
+        "target": Tensor("target", np.full((len(files), 1), -1, np.int32)),
+    }
+    return SimpleNamespace(
+        inputs=inputs, requested_output_names=lambda: ["logits", "crop_box"], is_cancelled=lambda: cancelled,
+        request_id=lambda: "id", trace=lambda: None,
+    )  # fmt: skip
+
+
+def png(width=12, height=8):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (9, 8, 7)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_good_requests_are_asked_at_once_and_bad_ones_get_their_own_errors(load, triton):
+    model = load()
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    missing = request(png())
+    del missing.inputs["target"]
+    responses = model.execute(
+        [request(png()), request(b"bad"), request(png(), png()), request(png(), cancelled=True), missing]
+    )
+    assert len(triton.asked) == 1
+    assert responses[0].outputs["logits"].tolist() == [[0]]
+    assert responses[2].outputs["logits"].tolist() == [[1], [2]]
+    assert responses[2].outputs["crop_box"].tolist() == [[0, 0, 12, 8]] * 2
+    errors = [(one.error().message().partition(":")[0], one.error().code()) for one in responses if one.error()]
+    assert errors == [
+        ("PICTURE_UNSUPPORTED", TritonError.INVALID_ARG),
+        ("REQUEST_CANCELLED", TritonError.CANCELLED),
+        ("REQUEST_INVALID", TritonError.INVALID_ARG),
+    ]
+
+
+def test_another_preparation_of_the_answering_version_is_followed(load, triton, tmp_path):
+    model, newer = load(), document(2, crop_fraction=0.5)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/metadata.json").write_text(newer.to_json())
+    triton.explain = lambda inputs: answer(newer, len(inputs["image"]))
+    (response,) = model.execute([request(png())])
+    assert len(triton.asked) == 2
+    assert response.outputs["crop_box"].tolist() == [[3, 2, 9, 6]]
+    model.execute([request(png())])
+    assert len(triton.asked) == 3
+
+
+def test_an_unknown_document_and_a_missing_model_are_unavailable(load, triton):
+    model = load()
+    triton.explain = lambda inputs: answer(document(9), len(inputs["image"]))
+    (unknown,) = model.execute([request(png())])
+
+    def missing(_inputs):
+        raise TritonModelException("not found")
+
+    triton.explain = missing
+    (gone,) = model.execute([request(png())])
+    triton.explain = lambda _inputs: Response([], TritonError("queue full", TritonError.UNAVAILABLE))
+    (full,) = model.execute([request(png())])
+    for response in (unknown, gone, full):
+        assert response.error().code() == TritonError.UNAVAILABLE
+        assert response.error().message().startswith("MODEL_UNAVAILABLE: ")
+
+
+def test_series_of_concepts_are_bounded(load, triton):
+    model = load(max_concept_series="1")
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    model.execute([request(png(), png())])
+    model.observations.explained(document(), {**answer(document(), 1).outputs, "top_concepts": np.array([[1, 0]])})
+    model.observations.hand_over()
+    series = {dict(key[1:])["concept"]: value for key, value in triton.values.items() if key[0][:8] == "salf_top"}
+    assert series == {"z": 2, "other": 1}
+
+
+def test_lost_metrics_do_not_pile_up(load, triton, monkeypatch):
+    model = load()
+    monkeypatch.setattr(Metric, "increment", lambda *_: 1 / 0)
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    model.execute([request(png())])
+    model.observations.stop()
+    assert any("metrics of half a second are lost" in line for line in triton.log)
+    assert not model.observations._counts
+
+
+def test_limits_come_from_the_configuration(load):
+    assert load().limits == PictureLimits()
+    assert load(max_pixels="5", salf_anything="x").limits == PictureLimits(max_pixels=5)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [({"max_pixel": "5"}, "unknown parameter 'max_pixel'.*max_pixels"), ({"max_side": "0"}, "'max_side' must be")],
+)
+def test_wrong_settings_are_refused(load, parameters, words):
+    with pytest.raises(TritonModelException, match=f"scenes_encoded version 1: .*{words}"):
+        load(**parameters)

@@ -1,0 +1,376 @@
+"""The front before a real Triton: hostile requests, closed interfaces, tokens and certificates, limits."""
+
+import datetime as dt
+import random
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from served import access_log, command_of, infer_request, is_right, rss_mb, serving, stub_on, wait_until
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+TOKEN, OTHER_TOKEN = "f00dfeed" * 8, "cafebabe" * 8
+#: What any hostile request may get; everything else is a crash or a hang.
+TYPED = {
+    "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNIMPLEMENTED", "UNAVAILABLE", "INTERNAL", "CANCELLED"
+}  # fmt: skip
+FRONT = """\
+max_request_bytes = 1_000_000
+concurrent_requests = 6
+slow_timeout_s = 3
+idle_timeout_s = 20
+max_connections = 2048
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tiny, runtime, nginx, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("front")
+    tiny.write(folder / "models")
+    with serving(folder / "models", folder, nginx=nginx, front=FRONT) as running:
+        yield running
+
+
+@pytest.fixture
+def good(tiny):
+    """A right request, and a check of its answer."""
+    images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
+
+    def ask(stub, **options) -> tuple:
+        answer, call = stub.ModelInfer.with_call(infer_request(images, targets), timeout=20, **options)
+        assert is_right(answer, tiny.answers(images, targets))
+        return call.initial_metadata()
+
+    return ask
+
+
+def code_of(call, request, **options) -> tuple[str, str]:
+    try:
+        call(request, timeout=20, **options)
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+def mutated(request: pb.ModelInferRequest, seed: int) -> pb.ModelInferRequest:
+    """The request with one to three things wrong."""
+    rng = random.Random(seed)
+    bad = pb.ModelInferRequest()
+    bad.CopyFrom(request)
+    for _ in range(rng.randint(1, 3)):
+        tensor = rng.choice(bad.inputs) if bad.inputs else bad.inputs.add()
+        match rng.randrange(9):
+            case 0:
+                tensor.shape[:] = [rng.choice([-1, 0, 1, 7, 2**31, 2**62]) for _ in range(rng.randint(0, 6))]
+            case 1:
+                tensor.datatype = rng.choice(["", "FP32", "BYTES", "INT64", "NOTHING", "UINT8" * 50])
+            case 2:
+                tensor.name = rng.choice(["", "picture", "image\0", "x" * 10_000, "../../etc/passwd"])
+            case 3:
+                del bad.inputs[rng.randrange(max(1, len(bad.inputs))) :]
+            case 4:
+                bad.raw_input_contents.append(rng.randbytes(rng.randint(0, 200_000)))
+            case 5:
+                del bad.raw_input_contents[rng.randint(0, 1) :]
+            case 6:
+                bad.model_name = rng.choice(["", "other", "tiny/1", "$(reboot)", "é" * 200])
+            case 7:
+                bad.model_version = rng.choice(["0", "2", "-1", "one", "9" * 40])
+            case _:
+                bad.outputs.add().name = rng.choice(["", "nothing", "logits" * 500])
+    return bad
+
+
+def test_wrong_requests_get_typed_errors_and_leave_the_memory_as_it_was(served, tiny, good):
+    channel, stub = stub_on(served.address)
+    request = infer_request(tiny.images(1), np.full((1, 1), -1, np.int32))
+    workers = [pid for pid in served.tree() if "stub" in command_of(pid)]
+
+    def hostile(seed: int) -> str:
+        return code_of(stub.ModelInfer, mutated(request, seed))[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(hostile, range(200))) <= TYPED | {"OK"}  # warms up what remembers sizes
+        before_mb = rss_mb(served.tree())
+        codes = list(pool.map(hostile, range(200, 1000)))
+    assert set(codes) <= TYPED | {"OK"}, set(codes)
+    assert codes.count("OK") < 100, "most of them are wrong"
+    assert rss_mb(served.tree()) < before_mb * 1.05 + 5
+    good(stub)
+    assert served.is_ready()
+    assert [pid for pid in served.tree() if "stub" in command_of(pid)] == workers, "no worker was started again"
+    channel.close()
+
+
+def test_large_bodies_and_batches_are_refused_before_they_are_held(served, tiny, good):
+    channel, stub = stub_on(served.address)
+    before_mb = rss_mb(served.tree())
+    targets = np.full((9, 1), -1, np.int32)
+    assert code_of(stub.ModelInfer, infer_request(tiny.images(9), targets))[0] == "INVALID_ARGUMENT"
+    huge = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[bytes(150_000_000)])
+    for _ in range(4):
+        code, said = code_of(stub.ModelInfer, huge)
+        assert (code, said) == ("RESOURCE_EXHAUSTED", "the request is larger than this server takes")
+    assert rss_mb(served.tree()) < before_mb + 20
+    good(stub)
+    channel.close()
+
+
+def test_junk_and_500_idle_or_slow_connections_keep_nobody_out(served, good):
+    rng = random.Random(0)
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    before_mb = rss_mb(served.tree())
+    for _ in range(60):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=5) as junk:
+            start = rng.choice([b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", preface, preface + settings])
+            junk.sendall(start + rng.randbytes(rng.randint(1, 2000)))
+    idle = []
+    try:
+        for number in range(500):
+            connection = socket.create_connection(("127.0.0.1", served.port), timeout=5)
+            # A third says nothing, a third stops within the first words, a third within a frame.
+            connection.sendall((b"", preface[:7], preface + settings + b"\0\0\x20\x01")[number % 3])
+            idle.append(connection)
+        channel, stub = stub_on(served.address)
+        for _ in range(20):
+            good(stub)
+        channel.close()
+        assert served.is_ready()
+        time.sleep(4)
+        quiet = sum(_is_closed(connection) for connection in idle)
+        assert quiet >= 330, f"connections that say nothing are closed after slow_timeout_s, but only {quiet} were"
+        assert rss_mb(served.tree()) < before_mb + 30
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0)
+    try:
+        while data := connection.recv(4096):
+            assert data
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def test_more_requests_than_allowed_are_told_to_come_later(served, tiny):
+    channel, stub = stub_on(served.address)
+    request = infer_request(tiny.images(8), np.full((8, 1), -1, np.int32))
+    with ThreadPoolExecutor(64) as pool:
+        codes = list(pool.map(lambda _: code_of(stub.ModelInfer, request), range(400)))
+    assert {code for code, _ in codes} == {"OK", "RESOURCE_EXHAUSTED"}
+    assert {said for code, said in codes if code != "OK"} == {"too many requests at once or too fast; try again later"}
+    wait_until(lambda: served.metric('salf_front_requests_total{by="front",call="ModelInfer",grpc_status="8"') > 0)
+    channel.close()
+
+
+CLOSED = {
+    "RepositoryModelLoad": pb.RepositoryModelLoadRequest(model_name="tiny"),
+    "RepositoryModelUnload": pb.RepositoryModelUnloadRequest(model_name="tiny"),
+    "SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8),
+    "SystemSharedMemoryStatus": pb.SystemSharedMemoryStatusRequest(),
+    "SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterRequest(),
+    "CudaSharedMemoryStatus": pb.CudaSharedMemoryStatusRequest(),
+    "TraceSetting": pb.TraceSettingRequest(),
+    "LogSettings": pb.LogSettingsRequest(),
+}
+
+
+@pytest.mark.parametrize("call", CLOSED)
+def test_closed_interfaces_are_closed_in_front_and_behind(served, good, call):
+    triton_port = next(
+        part.partition("=")[2] for part in command_of(served.triton()).split() if part.startswith("--grpc-port=")
+    )
+    front, stub = stub_on(served.address)
+    behind, bare = stub_on(f"127.0.0.1:{triton_port}")
+    wrong_key = [("triton-grpc-protocol-salf", "0" * 64)]
+    assert code_of(getattr(stub, call), CLOSED[call]) == ("UNIMPLEMENTED", "this call is not offered here")
+    for metadata in (None, wrong_key):
+        code, said = code_of(getattr(bare, call), CLOSED[call], metadata=metadata)
+        assert code == "UNAVAILABLE"
+        assert "restricted" in said
+    assert code_of(bare.RepositoryIndex, pb.RepositoryIndexRequest())[0] == "UNAVAILABLE"
+    good(stub)
+    front.close()
+    behind.close()
+
+
+def test_streams_and_unknown_calls_do_not_pass(served):
+    channel, stub = stub_on(served.address)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.ModelStreamInfer(iter([pb.ModelInferRequest(model_name="tiny")]), timeout=10))
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    unknown = channel.unary_unary("/etc/passwd", request_serializer=bytes, response_deserializer=bytes)
+    assert code_of(unknown, b"")[0] == "UNIMPLEMENTED"
+    channel.close()
+
+
+def test_answers_and_log_carry_the_request_id_and_no_data(served, good):
+    channel, stub = stub_on(served.address)
+    mine = ("x-request-id", "order-66")
+    trace = ("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01")
+    assert dict(good(stub, metadata=[mine, trace]))["x-request-id"] == "order-66"
+    forged = dict(good(stub, metadata=[("x-request-id", 'a","client":"root')]))["x-request-id"]
+    assert len(forged) == 32
+    entries = {entry["request_id"]: entry for entry in access_log(served)}
+    assert entries["order-66"]["trace"] == trace[1]
+    assert entries[forged]["trace"].startswith(f"00-{forged}-")
+    assert entries["order-66"]["grpc_status"] == "0"
+    assert "127.0.0.1" not in str(entries)
+    channel.close()
+
+
+def test_only_the_front_is_open_to_other_hosts_and_http_is_off(served):
+    listening = {
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[9] in _sockets(served.tree())
+    }
+    assert {address.partition(":")[0][-8:] for address in listening} == {"0100007F"}
+    assert len(listening) == 3, "the front, Triton's gRPC and the status page"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as http:
+        http.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not http.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def _sockets(pids: list[int]) -> set[str]:
+    """Inodes of the sockets that processes hold."""
+    links = set()
+    for pid in pids:
+        for path in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                links.add(str(path.readlink()))
+            except OSError:
+                continue
+    return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """Makes certificates; gives their folder."""
+    folder = tmp_path_factory.mktemp("tls")
+    now = dt.datetime.now(dt.UTC)
+    _certificate(folder, "ca", issuer=None, until=now + dt.timedelta(days=1))
+    _certificate(folder, "server", issuer="ca", until=now + dt.timedelta(days=1))
+    _certificate(folder, "client", issuer="ca", until=now + dt.timedelta(days=1))
+    _certificate(folder, "expired", issuer="ca", until=now - dt.timedelta(days=1))
+    _certificate(folder, "stranger", issuer=None, until=now + dt.timedelta(days=1))
+    return folder
+
+
+def _certificate(folder: Path, name: str, *, issuer: str | None, until: dt.datetime) -> None:
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signer, signing_key = subject, key
+    if issuer is not None:
+        signer = x509.load_pem_x509_certificate((folder / f"{issuer}.pem").read_bytes()).subject
+        loaded = serialization.load_pem_private_key((folder / f"{issuer}.key").read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        signing_key = loaded
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(until - dt.timedelta(days=30))
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(signing_key, hashes.SHA256())
+    )
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / f"{name}.key").write_bytes(private)
+
+
+def test_tokens_and_certificates_are_needed_and_never_shown(tiny, runtime, nginx, authority, good, tmp_path):
+    tokens = authority / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"shop {TOKEN}\n")
+    tiny.write(tmp_path / "models")
+    front = f"""
+        certificate = "{authority}/server.pem"
+        certificate_key = "{authority}/server.key"
+        client_ca = "{authority}/ca.pem"
+        tokens = "{tokens}"
+    """
+    root = (authority / "ca.pem").read_bytes()
+
+    def connected(name: str | None) -> tuple[grpc.Channel, service_pb2_grpc.GRPCInferenceServiceStub]:
+        pair = [(authority / f"{name}.{kind}").read_bytes() for kind in ("key", "pem")] if name else [None, None]
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channel = grpc.secure_channel(served.address, grpc.ssl_channel_credentials(root, *pair), options=options)
+        return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+    def token(text: str) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {text}")]
+
+    with serving(tmp_path / "models", tmp_path / "serve", nginx=nginx, front=front) as served:
+        channel, stub = connected("client")
+        good(stub, metadata=token(TOKEN))
+        needed = "a valid token or client certificate is needed"
+        for wrong in (None, token(OTHER_TOKEN), token(TOKEN.upper()), token(TOKEN + "a"), [("authorization", TOKEN)]):
+            request = infer_request(tiny.images(1), np.full((1, 1), -1, np.int32))
+            assert code_of(stub.ModelInfer, request, metadata=wrong) == ("UNAUTHENTICATED", needed)
+            index = pb.RepositoryIndexRequest()
+            assert code_of(stub.RepositoryIndex, index, metadata=wrong)[0] == "UNAUTHENTICATED"
+        for name in ("expired", "stranger", None):
+            refused, bad = connected(name)
+            code = code_of(bad.ServerLive, pb.ServerLiveRequest(), metadata=token(TOKEN))[0]
+            assert code in ("UNAUTHENTICATED", "UNAVAILABLE"), name
+            refused.close()
+        plain, bare = stub_on(served.address)
+        assert code_of(bare.ServerLive, pb.ServerLiveRequest(), metadata=token(TOKEN))[0] != "OK"
+        plain.close()
+
+        # Another token takes over, on a connection that is open, without a pause.
+        fresh = tokens.with_name("fresh")
+        fresh.touch(mode=0o600)
+        fresh.write_text(f"shop {OTHER_TOKEN}\n")
+        fresh.replace(tokens)
+        live = pb.ServerLiveRequest()
+        wait_until(lambda: code_of(stub.ServerLive, live, metadata=token(TOKEN))[0] == "UNAUTHENTICATED", 15)
+        good(stub, metadata=token(OTHER_TOKEN))
+        # A broken file changes nothing.
+        tokens.write_text("nonsense\n")
+        wait_until(lambda: served.metric('salf_front_reloads_total{result="refused"') == 1)
+        good(stub, metadata=token(OTHER_TOKEN))
+        channel.close()
+
+        entries = access_log(served)
+        assert {entry["client"] for entry in entries if entry["grpc_status"] == "0"} == {"shop"}
+        key = (authority / "server.key").read_text()
+        written = [path.read_text(errors="replace") for path in (tmp_path / "serve").glob("*.log*")]
+        written += [command_of(pid) for pid in served.tree()]
+        triton_key = command_of(served.triton()).partition(":salf=")[2].split()[0]
+        assert len(triton_key) == 64
+        for text in written:
+            for secret in (TOKEN, OTHER_TOKEN, TOKEN.upper(), key):
+                assert secret not in text
+        # Triton takes its key on its command line only; nowhere else is it shown.
+        assert not any(triton_key in path.read_text(errors="replace") for path in (tmp_path / "serve").glob("*.log*"))
+        closed = [
+            path for path in (tmp_path / "serve" / "state").rglob("*") if path.name in ("nginx.conf", "tokens.map")
+        ]
+        assert len(closed) == 2
+        assert all(path.stat().st_mode & 0o077 == 0 for path in closed)

@@ -1,0 +1,153 @@
+"""The openvino backend's own logic, outside Triton; tests/test_precisions_served.py runs it inside."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import openvino
+import pytest
+
+import salf_serving
+
+ROOM = Path(salf_serving.__file__).parent
+
+
+class TritonModelException(Exception):  # noqa: N818 - Triton's name
+    pass
+
+
+@pytest.fixture(scope="module")
+def backend():
+    fake = ModuleType("triton_python_backend_utils")
+    fake.warnings = []
+    fake.Tensor = lambda name, array: SimpleNamespace(name=name, array=array)
+    fake.InferenceResponse = lambda output_tensors, error=None: SimpleNamespace(
+        outputs={tensor.name: tensor.array for tensor in output_tensors}, error=error
+    )
+    fake.TritonError, fake.TritonModelException = str, TritonModelException
+    fake.Logger = SimpleNamespace(log_warn=fake.warnings.append)
+    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "triton_python_backend_utils", fake)
+        patch.delitem(sys.modules, "graph_backend", raising=False)
+        patch.syspath_prepend(str(ROOM))
+        spec = importlib.util.spec_from_file_location("salf_openvino_backend", ROOM / "backends/openvino/model.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        # The real one has numpy 1.26; here only the logic is looked at.
+        patch.setattr(sys.modules["graph_backend"].np, "__version__", "1.26.4")
+        module.warnings = fake.warnings
+        yield module
+        sys.modules.pop("graph_backend", None)
+
+
+def parameters(**values):
+    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
+
+
+def test_float32_is_asked_for_unless_told_otherwise(backend):
+    assert backend.parse_settings({}).properties == {"INFERENCE_PRECISION_HINT": "f32"}
+    assert backend.parse_settings(parameters(HINT_BF16="yes")).properties == {"INFERENCE_PRECISION_HINT": "bf16"}
+
+
+def test_the_native_names_are_read_and_ours_are_left_alone(backend):
+    settings = backend.parse_settings(
+        parameters(
+            PERFORMANCE_HINT="latency", NUM_STREAMS="auto", INFERENCE_NUM_THREADS="2", COMPILATION_NUM_THREADS="1",
+            TARGET_DEVICE="cpu", ENABLE_BATCH_PADDING="YES", RESHAPE_IO_LAYERS="YES", salf_role="explain",
+        )
+    )  # fmt: skip
+    assert settings.properties == {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "AUTO",
+        "INFERENCE_NUM_THREADS": 2,
+        "COMPILATION_NUM_THREADS": 1,
+    }
+    assert settings.ignored == ("RESHAPE_IO_LAYERS",)
+
+
+def test_the_operators_threads_win(backend):
+    given = parameters(INFERENCE_NUM_THREADS="2")
+    assert backend.parse_settings(given, threads=1).properties["INFERENCE_NUM_THREADS"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"INFERENCE_PRECISION_HINT": "f32"}, "unknown parameter 'INFERENCE_PRECISION_HINT'.*reads .*HINT_BF16"),
+        ({"HINT_BF16": "NO"}, "'HINT_BF16' must be YES, but is 'NO'"),
+        ({"PERFORMANCE_HINT": "FAST"}, "must be LATENCY or THROUGHPUT or CUMULATIVE_THROUGHPUT, but is 'FAST'"),
+        ({"NUM_STREAMS": "many"}, "must be AUTO, NUMA or a number, but is 'many'"),
+        ({"INFERENCE_NUM_THREADS": "-1"}, "must be a number of threads"),
+        ({"TARGET_DEVICE": "GPU"}, "TARGET_DEVICE GPU is not available"),
+    ],
+)
+def test_wrong_settings_are_refused(backend, given, words):
+    with pytest.raises(ValueError, match=words):
+        backend.parse_settings(parameters(**given))
+
+
+@pytest.fixture
+def load(backend, tiny, tmp_path):
+    """Load the tiny model as OpenVINO's representation; `change` edits its configuration first."""
+    folder = tiny.write(tmp_path)
+    openvino.save_model(openvino.Core().read_model(folder / "model.onnx"), folder / "model.xml", compress_to_fp16=False)
+    (folder / "model.onnx").unlink()
+
+    def run(change=lambda _config: None):
+        def port(name, data_type, *dims):
+            return {"name": name, "data_type": data_type, "dims": [str(dim) for dim in dims]}
+
+        config = {
+            "max_batch_size": 8,
+            "input": [port("image", "TYPE_UINT8", 6, 4, 3), port("target", "TYPE_INT32", 1)],
+            "output": [port("logits", "TYPE_FP32", -1), port("bias", "TYPE_FP32", 1)],
+        }
+        change(config)
+        model = backend.TritonPythonModel()
+        model.initialize({
+            "model_config": json.dumps(config), "model_repository": str(tmp_path / "tiny"), "model_version": "1",
+            "model_name": "tiny",
+        })  # fmt: skip
+        return model
+
+    return run
+
+
+def request(images, targets, outputs=("logits", "bias")):
+    given = {"image": images, "target": targets}
+    inputs = {name: SimpleNamespace(as_numpy=lambda array=array: array) for name, array in given.items()}
+    return SimpleNamespace(inputs=inputs, requested_output_names=lambda: list(outputs))
+
+
+def test_any_batch_size_is_answered_and_answers_are_not_overwritten(load, tiny):
+    model = load()
+    first = tiny.images(3, seed=1), np.full((3, 1), 2, np.int32)
+    second = tiny.images(1, seed=2), np.full((1, 1), 4, np.int32)
+    (kept,) = model.execute([request(*first)])
+    wrong, other = model.execute([request(first[0].astype(np.float32), first[1]), request(*second)])
+    assert "input 'image' must be uint8 ['batch', 6, 4, 3], but is float32" in wrong.error
+    for response, asked in ((kept, first), (other, second)):
+        expected = tiny.answers(*asked)
+        for name in ("logits", "bias"):
+            np.testing.assert_allclose(response.outputs[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["input"][0].update(name="picture"), "input 'picture' of config.pbtxt is not in the graph"),
+        (lambda c: c["input"][1].update(data_type="TYPE_INT64"), "input 'target' is i64 .* but i32 in the graph"),
+        (lambda c: c["input"][0].update(dims=["4", "6", "3"]), r"is \[4, 6, 3\] in config.pbtxt but \[6, 4, 3\]"),
+        (lambda c: c.update(default_model_filename="other.xml"), r"other\.xml does not exist"),
+        (lambda c: c.update(parameters(NOPE="1")), "unknown parameter 'NOPE'"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(load, change, words):
+    with pytest.raises(TritonModelException, match=f"tiny version 1: .*{words}"):
+        load(change)
