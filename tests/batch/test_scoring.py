@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from salf_batch import (
     InvalidSourceError,
     InvalidTargetError,
+    ModelChangedError,
+    ServerGoneError,
     Settings,
     TargetInUseError,
     TargetMismatchError,
@@ -26,6 +28,7 @@ from salf_batch import (
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
 from salf_client import Client
+from salf_client.testing import MockModel, mock_server
 from salf_serving import free_port, launch
 
 ROOT = Path(__file__).parents[2]
@@ -235,3 +238,48 @@ def test_killed_runs_and_servers_lose_and_double_no_row(folder, tmp_path, runtim
 def wait_for_parts(target, count, run):
     while len(list(target.glob("part-*"))) < count and run.poll() is None:
         time.sleep(0.02)
+
+
+def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_path):
+    source, target = manifest_of(folder, 400), tmp_path / "scored"
+    names = {"classes": ["a", "b"], "concepts": ["c", "d", "e"]}
+    with mock_server(MockModel(**names, version=1)) as server:
+
+        def publish_another(progress):
+            if progress.stage == "scoring" and progress.done >= 30:
+                server.model = MockModel(**names, version=2)
+
+        settings = Settings(url=server.address, shard_size=10)
+        with pytest.raises(ModelChangedError, match=r"version 2.*what is done stays"):
+            score(str(source), str(target), settings, report=publish_another)
+        rows = rows_of(target)
+        assert 30 <= len(rows) < 400
+        assert {row["version"] for row in rows} == {1, None}
+        with pytest.raises(TargetMismatchError, match="version 1"):
+            score(str(source), str(target), settings)
+        server.model = MockModel(**names, version=1)
+        assert score(str(source), str(target), settings).already_done == len(rows)
+    assert len(rows_of(target)) == 400
+
+
+def test_a_picture_at_which_the_server_fails_becomes_a_row(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("INTERNAL", "the graph failed", times=20)
+        settings = Settings(url=server.address, in_flight=1, read_ahead=1)
+        summary = score(str(folder / "farm.jpg"), str(tmp_path / "scored"), settings)
+    assert summary.errors == 1
+    (row,) = rows_of(tmp_path / "scored")
+    assert "the graph failed" in row["error"]
+
+
+def test_a_server_that_is_busy_is_asked_again_until_it_answers(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=40)
+        summary = score(str(folder), str(tmp_path / "scored"), Settings(url=server.address))
+    assert (summary.scored, summary.errors) == (7, 1)
+    assert summary.requests_repeated > 0
+
+
+def test_patience_ends(folder, tmp_path):
+    with pytest.raises(ServerGoneError, match="no server after 0 s"):
+        score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9", patience_s=0))
