@@ -34,6 +34,8 @@ class Settings:
         in_flight: requests at a time, at most.
         read_ahead: inputs read ahead, at most; bounds the memory together with the pictures' size.
         decoders: threads that decode pictures; None takes as many as there are cores.
+        sends_encoded: whether JPEG, PNG and WebP files go to the server as they are, where it takes them: less to send,
+            and the server's cores decode. Otherwise this machine's do.
         timeout_s: for each answer, decoding included.
         patience_s: how long to wait for a server that is away.
     """
@@ -47,6 +49,7 @@ class Settings:
     in_flight: int = 16
     read_ahead: int = 64
     decoders: int | None = None
+    sends_encoded: bool = False
     timeout_s: float = 30.0
     patience_s: float = 60.0
 
@@ -164,7 +167,9 @@ async def _score(
     decoders = ThreadPoolExecutor(settings.decoders or len(os.sched_getaffinity(0)), thread_name_prefix="salf-decode")
     asyncio.get_running_loop().set_default_executor(decoders)  # the client decodes there
     with ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers:
-        async with AsyncClient(settings.url, model=settings.model, timeout_s=settings.timeout_s) as client:
+        async with AsyncClient(
+            settings.url, model=settings.model, timeout_s=settings.timeout_s, sends_encoded=settings.sends_encoded
+        ) as client:
             report(Progress("waiting for the server", source.count))
             model = await _model(client, patience_s=settings.patience_s)
             manifest = _manifest(source, model, settings)

@@ -40,6 +40,7 @@ def score(
     shard_size: Annotated[int, typer.Option(min=1, help="Rows of a file: lost at most when killed.")] = 1000,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     read_ahead: Annotated[int, typer.Option(min=1, help="Pictures read ahead; bounds the memory.")] = 64,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
     timeout: Timeout = 30.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is away.")] = 60.0,
     json: Json = False,
@@ -64,6 +65,7 @@ def score(
         shard_size=shard_size,
         in_flight=in_flight,
         read_ahead=read_ahead,
+        sends_encoded=encoded,
         timeout_s=timeout,
         patience_s=patience,
     )

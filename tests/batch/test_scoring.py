@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,16 @@ def test_every_input_gives_one_row_and_agrees_with_the_client(folder, tmp_path, 
             assert row["error"] is None
 
 
-def test_maps_are_kept_as_half_floats(folder, tmp_path, settings, triton_server):
-    from dataclasses import replace
+def test_the_server_decodes_where_it_is_asked_to(folder, tmp_path, settings):
+    score(str(folder), str(tmp_path / "here"), settings)
+    score(str(folder), str(tmp_path / "there"), replace(settings, sends_encoded=True))
+    here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "there")
+    assert [row["label"] for row in here] == [row["label"] for row in there]
+    assert [row["error"] is None for row in here] == [row["error"] is None for row in there]
+    assert [(row["width"], row["height"]) for row in here] == [(row["width"], row["height"]) for row in there]
 
+
+def test_maps_are_kept_as_half_floats(folder, tmp_path, settings, triton_server):
     score(str(folder / "farm.jpg"), str(tmp_path / "scored"), replace(settings, maps=True, top=2))
     (row,) = rows_of(tmp_path / "scored")
     with Client(triton_server.grpc_address) as client:
@@ -89,8 +97,6 @@ def test_a_second_run_scores_nothing_again(folder, tmp_path, settings):
 
 
 def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
-    from dataclasses import replace
-
     target = tmp_path / "scored"
     score(str(folder), str(target), settings)
     with pytest.raises(TargetMismatchError, match="shard_size 3, not 4"):
