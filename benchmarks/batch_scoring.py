@@ -32,8 +32,8 @@ from salf_contract import Preparation, decode_picture, prepare
 from salf_serving import ServingError, free_port, launch
 
 _ROOT = Path(__file__).parents[1]
-_ROUNDS, _PICTURES, _SIZE = 15, 600, (640, 480)
-_FEW, _MANY = 1000, 50_000
+_ROUNDS, _PICTURES, _SIZE = 15, 400, (1600, 1200)
+_FEW, _MANY, _SMALL = 1000, 50_000, (320, 240)
 
 
 def measure(*, quick: bool = False) -> Result:
@@ -50,10 +50,11 @@ def measure(*, quick: bool = False) -> Result:
     try:
         with tempfile.TemporaryDirectory() as name, _server_on(cores[:1], Path(name)) as url:
             os.sched_setaffinity(0, cores[1:])
-            files = _write_pictures(Path(name) / "pictures", pictures)
+            files = _write_pictures(Path(name) / "pictures", pictures, _SIZE)
+            small = _write_pictures(Path(name) / "small", 20, _SMALL)
             settings = Settings(url=url, shard_size=pictures)
             rates = _rates(files, settings, Path(name), rounds=rounds)
-            peaks = [_peak_kib(files, count, url, Path(name)) for count in (few, many)]
+            peaks = [_peak_kib(small, count, url, Path(name)) for count in (few, many)]
     except ServingError as error:
         raise CannotMeasureError(str(error)) from error
     finally:
@@ -97,15 +98,15 @@ def _server_on(cores: list[int], folder: Path) -> Iterator[str]:
         os.sched_setaffinity(0, all_cores)
 
 
-def _write_pictures(folder: Path, count: int) -> list[Path]:
+def _write_pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     """Smooth random photographs, all different."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     files = []
     for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         files.append(folder / f"{number:05d}.jpg")
-        coarse.resize(_SIZE, Image.Resampling.BICUBIC).save(files[-1], quality=90)
+        coarse.resize(size, Image.Resampling.BICUBIC).save(files[-1], quality=90)
     return files
 
 
