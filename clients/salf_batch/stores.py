@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from salf_batch.errors import MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch.errors import BatchError, MissingExtraError, StoreUnavailableError, UnreadableInputError
 
 T = TypeVar("T")
 #: Scheme -> (extra that brings its package, where its credentials are looked for).
@@ -91,6 +91,8 @@ class Place:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return question()
+            except BatchError:  # from a question that asked in its turn
+                raise
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
             # Every store has its own classes for a lost connection, a wrong key and a busy server.

@@ -33,6 +33,7 @@ from salf_batch.stores import Place
 
 MANIFEST = "_salf.json"
 _LOCK = "_lock"
+_INCOMPLETE = ".incomplete"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -77,7 +78,7 @@ def claim(target: Place, wanted: Manifest) -> None:
         found = read_manifest(target)
         _check_same(target, found, wanted)
         return
-    if _names(target) - {_LOCK}:
+    if any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in _names(target)):
         raise InvalidTargetError(f"{target.uri} is not empty, and no scored store; give a new folder with --out")
     write(path, (wanted.model_dump_json(indent=1) + "\n").encode())
 
@@ -138,7 +139,7 @@ def write(place: Place, data: bytes) -> None:
             raise TargetWriteError(f"the target cannot be written: {error}") from error
         return
     path = Path(place.path)
-    aside = path.with_name(f"_{path.name.removeprefix('_')}.incomplete")
+    aside = path.with_name(f"_{path.name.removeprefix('_')}{_INCOMPLETE}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:

@@ -116,6 +116,16 @@ def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
         score(str(tmp_path / "nowhere"), str(tmp_path / "other"), settings)
 
 
+def test_a_run_killed_while_it_wrote_goes_on(folder, tmp_path, settings):
+    target = tmp_path / "scored"
+    target.mkdir()
+    for name in ("_salf.json.incomplete", "_part-000001.parquet.incomplete"):
+        (target / name).write_bytes(b"half of")
+    assert score(str(folder), str(target), settings).scored == 7
+    assert len(rows_of(target)) == 7
+    assert not list(target.glob("*.incomplete"))
+
+
 def test_two_runs_do_not_write_to_one_target(folder, tmp_path, settings):
     with locked(place_of(str(tmp_path / "scored"))), pytest.raises(TargetInUseError, match="another run"):
         score(str(folder), str(tmp_path / "scored"), settings)
