@@ -23,6 +23,7 @@ NAMES = (
     "serve_overhead",
     "encoded_path",
     "sdk_overhead",
+    "batch_scoring",
     "overload",
     "head_solver",
 )

@@ -11,6 +11,7 @@ from salf_cli.explain import explain, models
 from salf_cli.export import export
 from salf_cli.import_ import import_published
 from salf_cli.repository import list_versions, publish, rollback, verify
+from salf_cli.score import report, score
 from salf_cli.serve import serve
 from salf_cli.train import train
 from salf_cli.tune import tune
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(explain)
 app.command()(models)
+app.command(no_args_is_help=True)(score)
+app.command(no_args_is_help=True)(report)
 app.command()(serve)
 app.command(no_args_is_help=True)(export)
 app.command("list", no_args_is_help=True)(list_versions)

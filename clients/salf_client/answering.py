@@ -16,9 +16,8 @@ from salf_client.answers import answered_contract_id
 from salf_client.balancing import Endpoint
 from salf_client.errors import ClientError, ContractMismatchError, InvalidRequestError, ModelNotFoundError
 from salf_client.models import ServedModel, find_model
-from salf_client.retrying import where_to_retry
 from salf_client.session import Ask, Session
-from salf_client.steps import Steps, worked
+from salf_client.steps import Steps, paused, worked
 from salf_client.transport import AnyTransport, IndexEntry, ModelConfig, Tensors
 from salf_contract import Metadata
 
@@ -109,8 +108,13 @@ def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> St
             break
         except ClientError as error:
             failed.append(endpoint)
-            if where_to_retry(error) == "never" or session.balancer.all_in(failed):
+            if not session.balancer.has_choice:
+                raise  # its requests were repeated already
+            pause_s = session.pause_before_retry(error, ask.deadline, attempt=len(failed), failed=failed)
+            if pause_s is None:
                 raise
+        if pause_s > 0:
+            yield from paused(pause_s)
     if earlier is not None and earlier.name == fresh.name:
         fresh = fresh.knowing(earlier)
     session.served = fresh

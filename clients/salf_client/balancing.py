@@ -124,10 +124,6 @@ class Balancer:
         """Whether there is more than one endpoint."""
         return len(self.endpoints) > 1
 
-    def all_in(self, endpoints: Collection[Endpoint]) -> bool:
-        """Whether these are all there are."""
-        return all(endpoint in endpoints for endpoint in self.endpoints)
-
     def begin(self, endpoint: Endpoint) -> None:
         """A request goes out."""
         with self._lock:

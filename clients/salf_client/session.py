@@ -148,7 +148,7 @@ class Session:
                 failed.append(endpoint)
                 if only is not None and self.balancer.has_choice:
                     raise
-                pause_s = self._pause_before_retry(error, ask.deadline, attempt=attempt, failed=failed)
+                pause_s = self.pause_before_retry(error, ask.deadline, attempt=attempt, failed=failed)
                 if pause_s is None:
                     raise
             else:
@@ -157,10 +157,17 @@ class Session:
             if pause_s > 0:
                 yield from paused(pause_s)
 
-    def _pause_before_retry(
+    def pause_before_retry(
         self, error: ClientError, deadline: Deadline, *, attempt: int, failed: Sequence[Endpoint]
     ) -> float | None:
-        """Seconds until the next attempt, or None if there shall be none."""
+        """Seconds until the next attempt, for which the budget is charged; None if there shall be none.
+
+        Args:
+            error: how the last attempt ended.
+            deadline: of the call.
+            attempt: its number, from 1.
+            failed: endpoints that were asked already.
+        """
         where = where_to_retry(error)
         fresh = [one for one in self.balancer.endpoints if one not in failed and not one.is_resting]
         if where == "never" or (where == "elsewhere" and not fresh) or attempt >= self.retry.attempts:

@@ -13,6 +13,8 @@ from salf_cli.main import app
 COMMANDS = (
     "explain",
     "models",
+    "score",
+    "report",
     "serve",
     "export",
     "train",

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salf_client import AsyncClient, Client, Retry
+from salf_client import AsyncClient, Client, Retry, ServerNotReadyError
 from salf_client.testing import MockModel, mock_server
 from salf_serving import RunningServer, Runtime, ServingError, free_port, launch
 
@@ -103,10 +104,24 @@ def test_without_an_answer_anywhere_the_call_fails_after_its_attempts():
     assert time.monotonic() - started_s < 5
 
 
+def test_a_look_up_waits_for_endpoints_that_all_start_at_the_moment():
+    with mock_server() as one, mock_server() as two:
+        one.ready = two.ready = False
+        becoming_ready = threading.Timer(0.4, lambda: setattr(two, "ready", True))
+        becoming_ready.start()
+        patient = Retry(attempts=60, first_pause_s=0.1, longest_pause_s=0.1, budget=100)
+        with Client([one.address, two.address], retry=patient, timeout_s=20) as client:
+            assert client.explain(PICTURE).model == "mock"
+        becoming_ready.join()
+        assert two.calls["ModelInfer"] >= 1
+        twice = Retry(attempts=2)
+        with Client([one.address] * 2, retry=twice) as client, pytest.raises(ServerNotReadyError):
+            client.explain(PICTURE)
+
+
 def test_an_endpoint_that_is_not_ready_gets_no_inference_until_it_is():
     with mock_server() as good, mock_server() as late:
         late.ready = False
-        late.fail("UNAVAILABLE", "Request for unknown model: 'mock' has no available versions", times=1)
         with Client([good.address, late.address]) as client:
             client.explain(PICTURE)
             for _ in range(20):

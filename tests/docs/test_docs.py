@@ -305,9 +305,6 @@ def test_named_commands_exist(page: str, salf_commands: set[str]) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"(?:^|\s)make ([a-z]+)", code)) <= targets
     named = set(re.findall(r"(?:^|\s)salf ([a-z]+)", code))
-    if page in ("docs/limits.md", "docs/data-team.md"):
-        assert "score" not in salf_commands, "salf score exists now: these pages say that it does not"
-        named -= {"score"}
     assert named <= salf_commands
 
 

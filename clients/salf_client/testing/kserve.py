@@ -74,7 +74,7 @@ class MockServer:
         roles: which graphs are served.
         calls: name of the RPC -> how often it was called.
         delay_s: seconds that each inference takes longer.
-        ready: whether it says that it is.
+        ready: whether it says that it is, and answers inferences.
     """
 
     address: str
@@ -164,6 +164,10 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         served, model = self._server.served(), self._server.model
         if request.model_name not in served:
             _unknown(request.model_name, context)
+        if not self._server.ready:
+            # Triton's words for a model that is known, and not loaded.
+            said = f"Request for unknown model: '{request.model_name}' has no available versions"
+            context.abort(grpc.StatusCode.UNAVAILABLE, said)
         role = served[request.model_name]
         inputs = _read_inputs(request, role.inputs, model, context)
         try:

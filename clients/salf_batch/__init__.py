@@ -1,0 +1,45 @@
+"""Scoring whole stores of pictures: one row for each, in a Parquet dataset; killed runs go on.
+
+```python
+from salf_batch import Settings, score
+
+summary = score("s3://bucket/photos", "scored/", Settings(url="localhost:8001"))
+```
+"""
+
+from salf_batch.errors import (
+    BatchError,
+    InvalidSourceError,
+    InvalidTargetError,
+    MissingExtraError,
+    ModelChangedError,
+    ServerGoneError,
+    SourceChangedError,
+    StoreUnavailableError,
+    TargetInUseError,
+    TargetMismatchError,
+    TargetWriteError,
+    UnreadableInputError,
+)
+from salf_batch.reporting import write_report
+from salf_batch.scoring import Progress, Settings, Summary, score
+
+__all__ = [
+    "BatchError",
+    "InvalidSourceError",
+    "InvalidTargetError",
+    "MissingExtraError",
+    "ModelChangedError",
+    "Progress",
+    "ServerGoneError",
+    "Settings",
+    "SourceChangedError",
+    "StoreUnavailableError",
+    "Summary",
+    "TargetInUseError",
+    "TargetMismatchError",
+    "TargetWriteError",
+    "UnreadableInputError",
+    "score",
+    "write_report",
+]

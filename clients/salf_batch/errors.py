@@ -1,0 +1,65 @@
+"""Errors of batch scoring: one kind of failure is one class.
+
+BatchError
+├── InvalidSourceError       the source is nothing that can be scored, or it holds no pictures
+│   └── SourceChangedError   it lists other inputs than when it was counted
+├── UnreadableInputError     one input cannot be read, and never will: becomes a row with an error
+├── StoreUnavailableError    a store does not answer, or not to us; run again when it does
+├── MissingExtraError        a package is not installed that only this source or target needs
+├── TargetMismatchError      the target holds rows of another model, source or settings
+├── TargetInUseError         another run writes to the target
+├── TargetWriteError         the target cannot be written: disk full, no permission
+├── InvalidTargetError       the target is no scored store
+├── ModelChangedError        the server began to answer with another model
+└── ServerGoneError          the server did not answer for longer than the run's patience
+
+Each message names the thing, what was expected and what to do. What is done when one is raised stays done.
+"""
+
+
+class BatchError(Exception):
+    """Something kept a store from being scored."""
+
+
+class InvalidSourceError(BatchError):
+    """The source is nothing that can be scored, or it holds no pictures."""
+
+
+class SourceChangedError(InvalidSourceError):
+    """The source lists other inputs than when it was counted."""
+
+
+class UnreadableInputError(BatchError):
+    """One input cannot be read, and trying again would not help."""
+
+
+class StoreUnavailableError(BatchError):
+    """A store does not answer, or refuses us."""
+
+
+class MissingExtraError(BatchError):
+    """A package is missing; the message says which extra brings it."""
+
+
+class TargetMismatchError(BatchError):
+    """The target holds rows of another model, another source or other settings."""
+
+
+class TargetInUseError(BatchError):
+    """Another run writes to the target."""
+
+
+class TargetWriteError(BatchError):
+    """The target cannot be written."""
+
+
+class InvalidTargetError(BatchError):
+    """The target is no scored store."""
+
+
+class ModelChangedError(BatchError):
+    """The server answers with another model than the run began with."""
+
+
+class ServerGoneError(BatchError):
+    """The server did not answer for longer than the run's patience."""

@@ -1,0 +1,83 @@
+"""One HTML page about a scored store, with all it needs inside."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from salf_batch.errors import BatchError, InvalidTargetError, MissingExtraError, TargetWriteError
+from salf_batch.sources import load_uri
+from salf_batch.statistics import Notable, Overview, overview, wording
+from salf_batch.stores import place_of
+from salf_batch.targets import parts, read_manifest
+from salf_contract import PictureError, decode_picture, to_rgb
+
+_TEMPLATE = "report.html.j2"
+_THUMBNAIL_SIDE = 160
+
+
+def write_report(
+    target: str, out: Path, *, shown: int = 12, report: Callable[[str], None] = lambda _stage: None
+) -> Overview:
+    """Write a page about a scored store: classes, their reasons, and pictures worth a look, with thumbnails.
+
+    Args:
+        target: the scored store.
+        out: the HTML file to write.
+        shown: pictures of each kind, at most.
+        report: hears what is being done.
+
+    Returns:
+        What the page shows.
+
+    Raises:
+        InvalidTargetError: no scored store, or one without a finished part.
+        MissingExtraError: jinja2 is not installed.
+        TargetWriteError: the page cannot be written.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("reports need jinja2; install it with: pip install 'salf[batch]'") from error
+    place = place_of(target.rstrip("/") or target)
+    manifest = read_manifest(place)
+    report("reading rows")
+    found = parts(place, manifest)
+    if not found:
+        raise InvalidTargetError(f"{place.uri} has no finished part yet; let `salf score` go on first")
+    seen = overview(found.values(), shown=shown)
+    report("reading pictures")
+    kinds: list[tuple[str, str, tuple[Notable, ...]]] = [
+        ("Unsure", "the lowest probabilities", seen.unsure),
+        ("Little shown", "the shown concepts are the least of the evidence (coverage)", seen.uncovered),
+        ("Odd", "the reasons are unusual for the class (1 is: as all others have)", seen.odd),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("salf_batch", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template(_TEMPLATE).render(
+        manifest=manifest,
+        overview=seen,
+        kinds=kinds,
+        thumbnails={one.uri: _thumbnail(one.uri, manifest.column) for *_, notables in kinds for one in notables},
+        wording=wording,
+        target=place.uri,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise TargetWriteError(f"{out} cannot be written ({error.strerror}); give another file with --out") from error
+    return seen
+
+
+def _thumbnail(uri: str, column: str | None) -> str | None:
+    """A small JPEG as a data URL; None if the picture is not there any more."""
+    try:
+        picture = to_rgb(decode_picture(load_uri(uri, column=column)))
+    except (BatchError, PictureError):
+        return None
+    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,188 @@
+"""What can be scored: each kind of source is a function that yields its inputs, always in the same order."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+from salf_batch.archives import tar_inputs
+from salf_batch.errors import InvalidSourceError, UnreadableInputError
+from salf_batch.lists import csv_inputs, json_lines_inputs, text_inputs
+from salf_batch.stores import Place, RetryCount, place_of
+from salf_batch.tables import parquet_inputs
+
+#: Endings of files that are taken for pictures in folders and archives.
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_GLOB = re.compile(r"[*?\[]")
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Input(NamedTuple):
+    """One picture to be.
+
+    Attributes:
+        uri: its name in the row.
+        load: reads its bytes; raises UnreadableInputError or StoreUnavailableError.
+    """
+
+    uri: str
+    load: Callable[[], bytes]
+
+
+Inputs: TypeAlias = Iterator[tuple[str, Callable[[], bytes]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was counted.
+
+    Attributes:
+        name: as it was given.
+        kind: "pictures", "tar", "parquet", "csv", "jsonl" or "list".
+        count: how many inputs it has.
+        fingerprint: SHA-256 of all their uris in order, 64 hex digits.
+        again: lists the inputs from the first one on.
+        retries: repetitions that its stores needed.
+    """
+
+    name: str
+    kind: str
+    count: int
+    fingerprint: str
+    again: Callable[[], Iterator[Input]]
+    retries: RetryCount
+
+
+def open_source(name: str, *, column: str | None = None, report: Callable[[int], None] = lambda _count: None) -> Source:
+    """Recognise a source by its ending, and count it.
+
+    Args:
+        name: a folder, a picture, a glob, or files ending in .tar, .parquet, .csv, .jsonl or .txt; paths or URLs.
+        column: of tables and manifests; None takes "image" in Parquet, and "uri", "path" or "image" in manifests.
+        report: hears how many inputs were found so far, every thousand.
+
+    Raises:
+        InvalidSourceError: it does not exist, cannot be understood, or holds nothing.
+        MissingExtraError: the store's package is not installed.
+        StoreUnavailableError: its store does not answer.
+    """
+    retries = RetryCount()
+    kind, each = _kind(name, column)
+
+    def again() -> Iterator[Input]:
+        for file in _files(name, retries, is_folder_of_pictures=kind == "pictures"):
+            for uri, load in each(file):
+                yield Input(uri, load)
+
+    digest, count = hashlib.sha256(), 0
+    try:
+        for one in again():
+            digest.update(one.uri.encode("utf-8", "surrogateescape") + b"\0")
+            count += 1
+            if count % 1000 == 0:
+                report(count)
+    except UnreadableInputError as error:
+        raise InvalidSourceError(f"the source {name} cannot be listed: {error}") from error
+    if count == 0:
+        raise InvalidSourceError(
+            f"the source {name} holds no pictures; expected a folder or glob of {', '.join(PICTURE_SUFFIXES)}, "
+            f"or a .tar, .parquet, .csv, .jsonl or .txt file"
+        )
+    return Source(name, kind, count, digest.hexdigest(), again, retries)
+
+
+def load_uri(uri: str, *, column: str | None = None, retries: RetryCount | None = None) -> bytes:
+    """Read an input again by the uri in its row; members of archives and rows of tables too.
+
+    Args:
+        uri: of the row.
+        column: of the pictures in a table.
+        retries: counts repetitions.
+
+    Raises:
+        UnreadableInputError: it is not there any more.
+        StoreUnavailableError: its store does not answer.
+    """
+    container, mark, _ = uri.partition("#")
+    if not mark or not container.endswith((".tar", ".parquet")):
+        return place_of(uri, retries).read()
+    place = place_of(container, retries)
+    is_tar = container.endswith(".tar")
+    inputs = tar_inputs(place, suffixes=PICTURE_SUFFIXES) if is_tar else parquet_inputs(place, column=column)
+    for found, load in inputs:
+        if found == uri:
+            return load()
+    raise UnreadableInputError(f"there is no {uri} any more")
+
+
+def _kind(name: str, column: str | None) -> tuple[str, Callable[[Place], Inputs]]:
+    lower = name.lower()
+    if lower.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
+        raise InvalidSourceError(
+            f"{name} is a compressed archive, which cannot be read from the middle; unpack to .tar"
+        )
+    if lower.endswith(".tar"):
+        return "tar", partial(tar_inputs, suffixes=PICTURE_SUFFIXES)
+    if lower.endswith(".parquet"):
+        return "parquet", partial(parquet_inputs, column=column)
+    if lower.endswith(".csv"):
+        return "csv", partial(csv_inputs, column=column)
+    if lower.endswith((".jsonl", ".ndjson")):
+        return "jsonl", partial(json_lines_inputs, column=column)
+    if lower.endswith(".txt"):
+        return "list", text_inputs
+    return "pictures", _picture
+
+
+def _picture(file: Place) -> Inputs:
+    yield file.uri, file.read
+
+
+def _files(name: str, retries: RetryCount, *, is_folder_of_pictures: bool) -> Iterator[Place]:
+    """The files that a name stands for, sorted."""
+    for one in _expanded(name):
+        place = place_of(one, retries)
+        if _GLOB.search(one) and place.scheme not in ("http", "https"):
+            found = place.asked(partial(place.files.glob, place.path))
+            yield from (place.at(path) for path in sorted(found) if not is_folder_of_pictures or _is_picture(path))
+        elif not is_folder_of_pictures or place.scheme in ("http", "https"):
+            yield place
+        elif place.asked(partial(place.files.isdir, place.path)):
+            yield from _pictures_below(place)
+        elif place.asked(partial(place.files.isfile, place.path)):
+            yield place
+        else:
+            raise InvalidSourceError(f"there is no folder or file {place.uri}; check the source")
+
+
+def _pictures_below(folder: Place) -> Iterator[Place]:
+    if folder.is_local:
+        # fsspec would hold a record of every file at once.
+        for path, folders, names in os.walk(folder.path, onerror=_cannot_list):
+            folders.sort()
+            yield from (folder.at(f"{path}/{name}") for name in sorted(names) if _is_picture(name))
+    else:
+        found = folder.asked(partial(folder.files.find, folder.path))
+        yield from (folder.at(path) for path in sorted(found) if _is_picture(path))
+
+
+def _cannot_list(error: OSError) -> None:
+    raise InvalidSourceError(f"the folder {error.filename} cannot be listed ({error.strerror})") from error
+
+
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _expanded(name: str) -> Iterator[str]:
+    """Names of a numbered series, as WebDataset writes it: shard-{000..003}.tar."""
+    found = _NUMBERS.search(name)
+    if found is None:
+        yield name
+        return
+    first, last = found.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _expanded(f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}")

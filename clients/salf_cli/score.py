@@ -1,0 +1,143 @@
+"""`salf score` and `salf report`: a whole store of pictures."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from salf_cli.explain import Json, Timeout
+from salf_cli.failures import one_line_failures, print_json, stderr_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from salf_batch import Progress, Summary
+
+
+@one_line_failures(command="score", extra="batch")
+def score(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, glob, or .tar, .parquet, .csv, .jsonl, .txt file; a path or s3://, gs://, az://, https://.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the rows, here or in an object store.", show_default=False)],
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="host:port of a server; several share the work.", envvar="SALF_URL", show_default="localhost:8001"
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of a table's pictures or a manifest's paths.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Concepts in a row at most; 5 by default.")] = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Keep the concepts' maps too, as half floats.")] = False,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows of a file: lost at most when killed.")] = 1000,
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    read_ahead: Annotated[int, typer.Option(min=1, help="Pictures read ahead; bounds the memory.")] = 64,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
+    timeout: Timeout = 30.0,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is away.")] = 60.0,
+    json: Json = False,
+) -> None:
+    """Score a store of pictures: one row for each, in a Parquet dataset.
+
+    Kill it when you like: the same command goes on where it stopped. A bad picture becomes a row with an error.
+
+    Example: salf score photos/ --out scored/
+    """
+    # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    from salf_batch import Settings
+    from salf_batch import score as score_store
+
+    settings = Settings(
+        url=url or "localhost:8001",
+        model=model,
+        column=column,
+        top=top,
+        maps=maps,
+        shard_size=shard_size,
+        in_flight=in_flight,
+        read_ahead=read_ahead,
+        sends_encoded=encoded,
+        timeout_s=timeout,
+        patience_s=patience,
+    )
+    with _bar() as bar:
+        task = bar.add_task("starting", total=None, errors=0, rate="")
+        shown = _Shown(bar, task)
+        summary = score_store(source, out, settings, report=shown.update)
+    if json:
+        print_json(asdict(summary))
+    else:
+        _say(summary)
+
+
+@one_line_failures(command="report", extra="batch")
+def report(
+    target: Annotated[str, typer.Argument(help="Folder that `salf score` wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each notable kind.")] = 12,
+    json: Json = False,
+) -> None:
+    """Write a page about a scored store: classes, their reasons, and pictures worth a look.
+
+    Example: salf report scored/ --out report.html
+    """
+    from salf_batch import write_report
+
+    with stderr_console().status("reading rows ...") as status:
+        seen = write_report(target, out, shown=pictures, report=lambda stage: status.update(f"{stage} ..."))
+    if json:
+        classes = {label: one.pictures for label, one in seen.classes.items()}
+        print_json({"report": str(out), "rows": seen.rows, "errors": seen.errors, "classes": classes})
+    else:
+        typer.echo(f"{seen.rows} rows, {seen.errors} with an error, {len(seen.classes)} classes: {out}")
+
+
+class _Shown:
+    """Progress as a bar."""
+
+    def __init__(self, bar: "Bar", task: "TaskID") -> None:
+        self._bar, self._task, self._stage = bar, task, ""
+
+    def update(self, progress: "Progress") -> None:
+        """Show how far it is; the rate counts this run's rows only."""
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            if progress.stage == "scoring":
+                self._bar.reset(self._task, total=progress.total, completed=progress.done)
+        is_scoring = progress.stage == "scoring"
+        task = self._bar.tasks[self._task]
+        self._bar.update(
+            self._task,
+            description=progress.stage if is_scoring else f"{progress.stage} ({progress.total:,} inputs)",
+            completed=progress.done if is_scoring else 0,
+            errors=progress.errors,
+            rate=f"{task.speed:,.0f} pictures/s" if task.speed else "",
+        )
+
+
+def _bar() -> "Bar":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[errors]} errors"), TimeRemainingColumn()]
+    return Progress(*columns, console=stderr_console())
+
+
+def _say(summary: "Summary") -> None:
+    lines = [
+        f"{summary.inputs} rows in {summary.target}: {summary.scored} scored now, {summary.already_done} before",
+        f"errors now: {summary.errors}; {summary.pictures_per_second:.1f} pictures/s, {summary.seconds:.1f} s",
+        f"repeated: {summary.requests_repeated} requests, {summary.reads_repeated} reads",
+        f"model {summary.model} version {summary.version}, contract {summary.contract_id}",
+    ]
+    lines += [f"  {count:>8}  {label}" for label, count in list(summary.labels.items())[:12]]
+    typer.echo("\n".join(lines))

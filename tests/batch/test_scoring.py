@@ -1,0 +1,301 @@
+"""Scoring with the real server: rows, resuming after kills, refusals."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scored_stores import assert_same_rows, jpeg, rows_of
+from typer.testing import CliRunner
+
+from salf_batch import (
+    InvalidSourceError,
+    InvalidTargetError,
+    ModelChangedError,
+    ServerGoneError,
+    Settings,
+    TargetInUseError,
+    TargetMismatchError,
+    score,
+    write_report,
+)
+from salf_batch.stores import place_of
+from salf_batch.targets import locked
+from salf_client import Client
+from salf_client.testing import MockModel, mock_server
+from salf_serving import free_port, launch
+
+ROOT = Path(__file__).parents[2]
+#: The issue's size is SALF_KILL_TEST=5000,20,3: pictures, kills of the run, kills of the server.
+PICTURES, KILLS, SERVER_KILLS = map(int, os.environ.get("SALF_KILL_TEST", "600,6,1").split(","))
+
+
+@pytest.fixture
+def settings(triton_server):
+    return Settings(url=triton_server.grpc_address, shard_size=3, in_flight=4, read_ahead=8)
+
+
+def test_every_input_gives_one_row_and_agrees_with_the_client(folder, tmp_path, settings, triton_server):
+    summary = score(str(folder), str(tmp_path / "scored"), settings)
+    rows = rows_of(tmp_path / "scored")
+    assert [row["index"] for row in rows] == list(range(7))
+    assert (summary.inputs, summary.scored, summary.already_done, summary.errors) == (7, 7, 0, 1)
+    assert "broken" in rows[1]["uri"]
+    assert "truncated" in rows[1]["error"]
+    assert rows[1]["label"] is None
+    with Client(triton_server.grpc_address) as client:
+        for row in rows[:1] + rows[2:]:
+            explanation = client.explain(row["uri"])
+            assert row["label"] == explanation.label
+            assert row["concepts"] == [concept.name for concept in explanation.concepts]
+            contributions = [concept.contribution for concept in explanation.concepts]
+            assert row["contributions"] == pytest.approx(contributions, abs=1e-3)
+            assert sum(row["contributions"]) + row["rest_contribution"] + row["bias"] == pytest.approx(
+                explanation.logit, abs=1e-3
+            )
+            assert row["contract_id"] == explanation.contract_id
+            assert row["error"] is None
+
+
+def test_the_server_decodes_where_it_is_asked_to(folder, tmp_path, settings):
+    score(str(folder), str(tmp_path / "here"), settings)
+    score(str(folder), str(tmp_path / "there"), replace(settings, sends_encoded=True))
+    here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "there")
+    assert [row["label"] for row in here] == [row["label"] for row in there]
+    assert [row["error"] is None for row in here] == [row["error"] is None for row in there]
+    assert [(row["width"], row["height"]) for row in here] == [(row["width"], row["height"]) for row in there]
+
+
+def test_maps_are_kept_as_half_floats(folder, tmp_path, settings, triton_server):
+    score(str(folder / "farm.jpg"), str(tmp_path / "scored"), replace(settings, maps=True, top=2))
+    (row,) = rows_of(tmp_path / "scored")
+    with Client(triton_server.grpc_address) as client:
+        concepts = client.explain(folder / "farm.jpg", top=2).concepts
+    assert row["map_size"] == list(concepts[0].map.shape)
+    for kept, concept in zip(row["maps"], concepts, strict=True):
+        assert kept == pytest.approx(concept.map.ravel().tolist(), abs=2e-2)
+
+
+def test_a_second_run_scores_nothing_again(folder, tmp_path, settings):
+    target = tmp_path / "scored"
+    score(str(folder), str(target), settings)
+    before = {path.name: path.stat().st_mtime_ns for path in target.glob("part-*")}
+    summary = score(str(folder), str(target), settings)
+    assert (summary.scored, summary.already_done) == (0, 7)
+    assert {path.name: path.stat().st_mtime_ns for path in target.glob("part-*")} == before
+    torn = target / "part-000001.parquet"
+    torn.write_bytes(torn.read_bytes()[:-20])
+    assert score(str(folder), str(target), settings).scored == 3
+    assert len(rows_of(target)) == 7
+
+
+def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
+    target = tmp_path / "scored"
+    score(str(folder), str(target), settings)
+    with pytest.raises(TargetMismatchError, match="shard_size 3, not 4"):
+        score(str(folder), str(target), replace(settings, shard_size=4))
+    (folder / "new.jpg").write_bytes(jpeg(2))
+    with pytest.raises(TargetMismatchError, match="lists 8"):
+        score(str(folder), str(target), settings)
+    (folder / "new.jpg").unlink()
+    manifest = json.loads((target / "_salf.json").read_text())
+    (target / "_salf.json").write_text(json.dumps({**manifest, "contract_id": "0" * 32}))
+    with pytest.raises(TargetMismatchError, match="holds rows of model 'scenes' version 1"):
+        score(str(folder), str(target), settings)
+    (target / "_salf.json").unlink()
+    with pytest.raises(InvalidTargetError, match="no scored store"):
+        score(str(folder), str(target), settings)
+    with pytest.raises(InvalidSourceError):
+        score(str(tmp_path / "nowhere"), str(tmp_path / "other"), settings)
+
+
+def test_a_run_killed_while_it_wrote_goes_on(folder, tmp_path, settings):
+    target = tmp_path / "scored"
+    target.mkdir()
+    for name in ("_salf.json.incomplete", "_part-000001.parquet.incomplete"):
+        (target / name).write_bytes(b"half of")
+    assert score(str(folder), str(target), settings).scored == 7
+    assert len(rows_of(target)) == 7
+    assert not list(target.glob("*.incomplete"))
+
+
+def test_two_runs_do_not_write_to_one_target(folder, tmp_path, settings):
+    with locked(place_of(str(tmp_path / "scored"))), pytest.raises(TargetInUseError, match="another run"):
+        score(str(folder), str(tmp_path / "scored"), settings)
+
+
+def test_a_full_disk_is_one_sentence_and_spoils_nothing(folder, tmp_path, settings):
+    """A limit on the size of files fails like a full disk, in the write itself."""
+    target = tmp_path / "scored"
+    command = [*command_of(folder, target, settings.url, shard_size=3), "--maps"]
+    limit = 1500  # the manifest fits, a part does not
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, env=environment(), timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert "no space is left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in target.iterdir()) == ["_lock", "_salf.json"]
+    subprocess.run(command, check=True, capture_output=True, env=environment(), timeout=100)
+    assert len(rows_of(target)) == 7
+
+
+def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_path, settings):
+    from salf_cli.main import app
+
+    arguments = ["score", str(folder), "--out", str(tmp_path / "scored"), "--url", settings.url]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    assert {"inputs": 7, "scored": 7, "errors": 1}.items() <= json.loads(result.stdout).items()
+    result = CliRunner().invoke(app, arguments)
+    assert "7 rows" in result.stdout
+    assert "0 scored now, 7 before" in result.stdout
+    page = tmp_path / "report.html"
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "scored"), "--out", str(page), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["errors"] == 1
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere"), "--out", str(page)])
+    assert result.exit_code == 1
+    assert "no scored store" in result.stderr
+
+
+def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(folder, tmp_path, settings):
+    score(str(folder), str(tmp_path / "scored"), settings)
+    (folder / "farm.jpg").unlink()
+    page = tmp_path / "report.html"
+    seen = write_report(str(tmp_path / "scored"), page, shown=6)
+    text = page.read_text()
+    assert seen.rows == 7
+    assert {"farm", "harbour", "camp"} <= seen.classes.keys()
+    assert "not there any more" in text
+    assert text.count("data:image/jpeg;base64,") == 3 * 5
+    assert "broken.jpg" in text
+    assert "truncated" in text
+    assert all(word not in text for word in ("<script", "<link", 'src="http'))
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command_of(source, target, url, *, shard_size):
+    salf = Path(sys.executable).parent / "salf"
+    command = [salf, "score", source, "--out", target, "--url", url, "--shard-size", shard_size, "--json"]
+    return [str(word) for word in command]
+
+
+def manifest_of(folder, count):
+    """A manifest of many inputs that repeats a few pictures, one of them broken and one missing."""
+    pictures = [*sorted(folder.rglob("*.jpg")), folder / "missing.jpg"]
+    path = folder / f"{count}.txt"
+    path.write_text("".join(f"{pictures[number % len(pictures)]}\n" for number in range(count)))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_runs_and_servers_lose_and_double_no_row(folder, tmp_path, runtime):
+    """SIGKILL at random points; the server is killed as well, and comes back on the same port."""
+    source, target, port, chance = manifest_of(folder, PICTURES), tmp_path / "killed", free_port(), random.Random(6)
+
+    def started():
+        return launch(ROOT / "model_repository", grpc_port=port, log_file=tmp_path / "triton.log")
+
+    with started() as server:
+        score(str(source), str(tmp_path / "undisturbed"), Settings(url=server.grpc_address, shard_size=50))
+    kills, server_kills, context = 0, 0, started()
+    server = context.__enter__()
+    try:
+        for _ in range(10 * KILLS):
+            shard_size = max(10, PICTURES // 40)
+            run = subprocess.Popen(
+                command_of(source, target, server.grpc_address, shard_size=shard_size),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            )  # fmt: skip
+            before = len(list(target.glob("part-*")))
+            is_last = kills >= KILLS
+            if server_kills < SERVER_KILLS and kills * SERVER_KILLS >= KILLS * server_kills:
+                wait_for_parts(target, before + 1, run)
+                os.kill(server.pid, signal.SIGKILL)
+                server_kills += 1
+                context.__exit__(None, None, None)
+                context = started()
+                server = context.__enter__()
+            if is_last:
+                printed, complaints = run.communicate(timeout=1200)
+                assert run.returncode == 0, complaints
+                break
+            # At any point: while it starts, lists, asks or writes.
+            deadline_s = time.monotonic() + chance.uniform(0, 2.5)
+            while time.monotonic() < deadline_s and run.poll() is None:
+                time.sleep(0.01)
+            kills += run.poll() is None
+            run.kill()
+            run.communicate()
+    finally:
+        context.__exit__(None, None, None)
+    assert (kills, server_kills) == (KILLS, SERVER_KILLS)
+    assert json.loads(printed)["inputs"] == PICTURES
+    rows = rows_of(target)
+    assert [row["index"] for row in rows] == list(range(PICTURES))
+    assert [row["uri"] for row in rows] == source.read_text().split()
+    assert_same_rows(rows, rows_of(tmp_path / "undisturbed"))
+
+
+def wait_for_parts(target, count, run):
+    while len(list(target.glob("part-*"))) < count and run.poll() is None:
+        time.sleep(0.02)
+
+
+def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_path):
+    source, target = manifest_of(folder, 400), tmp_path / "scored"
+    names = {"classes": ["a", "b"], "concepts": ["c", "d", "e"]}
+    with mock_server(MockModel(**names, version=1)) as server:
+
+        def publish_another(progress):
+            if progress.stage == "scoring" and progress.done >= 30:
+                server.model = MockModel(**names, version=2)
+
+        settings = Settings(url=server.address, shard_size=10)
+        with pytest.raises(ModelChangedError, match=r"version 2.*what is done stays"):
+            score(str(source), str(target), settings, report=publish_another)
+        rows = rows_of(target)
+        assert 30 <= len(rows) < 400
+        assert {row["version"] for row in rows} == {1, None}
+        with pytest.raises(TargetMismatchError, match="version 1"):
+            score(str(source), str(target), settings)
+        server.model = MockModel(**names, version=1)
+        assert score(str(source), str(target), settings).already_done == len(rows)
+    assert len(rows_of(target)) == 400
+
+
+def test_a_picture_at_which_the_server_fails_becomes_a_row(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("INTERNAL", "the graph failed", times=20)
+        settings = Settings(url=server.address, in_flight=1, read_ahead=1)
+        summary = score(str(folder / "farm.jpg"), str(tmp_path / "scored"), settings)
+    assert summary.errors == 1
+    (row,) = rows_of(tmp_path / "scored")
+    assert "the graph failed" in row["error"]
+
+
+def test_a_server_that_is_busy_is_asked_again_until_it_answers(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=40)
+        summary = score(str(folder), str(tmp_path / "scored"), Settings(url=server.address))
+    assert (summary.scored, summary.errors) == (7, 1)
+    assert summary.requests_repeated > 0
+
+
+def test_patience_ends(folder, tmp_path):
+    with pytest.raises(ServerGoneError, match="no server after 0 s"):
+        score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9", patience_s=0))

@@ -1,0 +1,139 @@
+import csv
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from scored_stores import jpeg
+
+from salf_batch import InvalidSourceError, MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch.sources import load_uri, open_source
+
+
+def loaded(source):
+    return [(one.uri, one.load()) for one in source.again()]
+
+
+def tar_of(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def test_a_folder_lists_its_pictures_sorted_and_nothing_else(folder):
+    source = open_source(str(folder))
+    uris = [one.uri.removeprefix(f"{folder}/") for one in source.again()]
+    assert uris == ["airfield.jpg", "broken.jpg", "farm.jpg", "b/camp.jpg", "b/harbour.jpg", "b/deep/fair.jpg",
+                    "b/deep/street.jpg"]  # fmt: skip
+    assert source.count == 7
+    assert loaded(source)[0][1] == (folder / "airfield.jpg").read_bytes()
+
+
+def test_the_fingerprint_tells_sources_apart(folder):
+    first = open_source(str(folder))
+    assert open_source(str(folder)).fingerprint == first.fingerprint
+    (folder / "new.jpg").write_bytes(jpeg(2))
+    assert open_source(str(folder)).fingerprint != first.fingerprint
+
+
+def test_globs_and_single_files_are_sources(folder):
+    uris = [one.uri for one in open_source(f"{folder}/**/f*.jpg").again()]
+    assert uris == sorted([f"{folder}/farm.jpg", f"{folder}/b/deep/fair.jpg"])
+    assert open_source(str(folder / "farm.jpg")).count == 1
+
+
+def test_a_series_of_tars_gives_its_pictures_in_order(tmp_path):
+    for shard in range(2):
+        members = {f"{shard}{k}.{end}": jpeg(10 * shard + k) if end == "jpg" else b"{}" for k in range(3) for end in
+                   ("jpg", "json")}  # fmt: skip
+        tar_of(tmp_path / f"shard-{shard:03d}.tar", members)
+    source = open_source(f"{tmp_path}/shard-{{000..001}}.tar")
+    first = tmp_path / "shard-000.tar"
+    assert source.kind == "tar"
+    assert [uri for uri, _ in loaded(source)][:3] == [f"{first}#00.jpg", f"{first}#01.jpg", f"{first}#02.jpg"]
+    assert [data for _, data in loaded(source)] == [jpeg(seed) for seed in (0, 1, 2, 10, 11, 12)]
+    assert load_uri(f"{first}#01.jpg") == jpeg(1)
+    assert open_source(f"{tmp_path}/*.tar").fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_a_parquet_column_of_bytes_or_structs_gives_its_rows(tmp_path, is_struct):
+    pictures = [jpeg(seed) for seed in range(5)]
+    values = [{"bytes": data, "path": "x.jpg"} for data in pictures] if is_struct else list(pictures)
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"image": [*values, None]}), path, row_group_size=2)
+    *good, empty = open_source(str(path)).again()
+    assert [one.load() for one in good] == pictures
+    assert good[3].uri == f"{path}#3"
+    with pytest.raises(UnreadableInputError, match="no picture"):
+        empty.load()
+    assert load_uri(f"{path}#3") == pictures[3]
+
+
+def test_a_parquet_without_the_column_names_those_it_has(tmp_path):
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"photo": [jpeg(0)], "text": ["x"]}), path)
+    with pytest.raises(InvalidSourceError, match=r"no column 'image'; it has: photo, text.*--column"):
+        open_source(str(path))
+    with pytest.raises(InvalidSourceError, match="expected binary"):
+        open_source(str(path), column="text")
+    assert open_source(str(path), column="photo").count == 1
+
+
+def test_manifests_name_pictures_relative_to_themselves(folder):
+    names = ["farm.jpg", "b/camp.jpg", str(folder / "airfield.jpg"), "farm.jpg"]
+    with (folder / "list.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("id", "path"), *enumerate(names)])
+    (folder / "list.jsonl").write_text("".join(json.dumps({"id": 1, "path": name}) + "\n" for name in names))
+    (folder / "list.txt").write_text("# pictures\n" + "\n".join(names) + "\n\n")
+    expected = [str(folder / name) for name in names]
+    for name in ("list.csv", "list.jsonl", "list.txt"):
+        assert [uri for uri, _ in loaded(open_source(str(folder / name)))] == expected
+    with pytest.raises(InvalidSourceError, match=r"no column picture; it has: id, path"):
+        open_source(str(folder / "list.csv"), column="picture")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.txt", b"", "holds no pictures"),
+        ("bad.jsonl", b'{"path": "a.jpg"}\nnonsense\n', "line 2: no JSON"),
+        ("bad2.jsonl", b'{"path": 3}\n', "expected a path or URL"),
+        ("bad.parquet", b"nonsense", "no Parquet file"),
+        ("bad.tar", b"nonsense" * 200, "no uncompressed tar archive"),
+        ("x.tar.gz", b"", "compressed archive"),
+        ("bad.txt", b"\xff\xfe\x00", "no UTF-8"),
+    ],
+)
+def test_sources_that_cannot_be_understood_are_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidSourceError, match=said):
+        open_source(str(tmp_path / name))
+
+
+def test_sources_that_do_not_exist_are_refused(tmp_path):
+    for name in ("nowhere", "nowhere.tar", "nowhere.csv", "nowhere/*.jpg"):
+        with pytest.raises(InvalidSourceError):
+            open_source(str(tmp_path / name))
+
+
+def test_a_store_whose_package_is_missing_names_the_extra():
+    with pytest.raises(MissingExtraError, match=r"pip install 'salf\[gs\]'"):
+        open_source("gs://bucket/photos")
+
+
+def test_missing_credentials_name_the_variables(monkeypatch, tmp_path):
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreUnavailableError, match="AWS_ACCESS_KEY_ID"):
+        open_source("s3://bucket-of-the-missing-credentials/photos")
