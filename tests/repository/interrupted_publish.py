@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,8 +23,12 @@ _CHANGING = {"os.rename", "os.mkdir", "shutil.copyfile", *_REMOVING}
 STILL_RUNNING = 77
 
 
-def interrupt(step: int, *, how: str, within: Path) -> None:
-    """Arrange that the process ends, or has no space, at the step-th change below a folder."""
+def interrupt(step: int, *, how: str, within: Path) -> Callable[[], bool]:
+    """Arrange that the process ends, or has no space, at the step-th change below a folder.
+
+    Returns:
+        Whether there has been such a change: removing goes on without space.
+    """
     seen = 0
 
     def hook(event: str, arguments: tuple) -> None:
@@ -40,6 +45,7 @@ def interrupt(step: int, *, how: str, within: Path) -> None:
                 raise OSError(28, "No space left on device")
 
     sys.addaudithook(hook)
+    return lambda: seen >= step
 
 
 def attempt(step: int, how: str, start: Path, folder: Path, prepared: list) -> int:
@@ -47,13 +53,13 @@ def attempt(step: int, how: str, start: Path, folder: Path, prepared: list) -> i
     shutil.copytree(start, repository)
     child = os.fork()
     if child == 0:
-        interrupt(step, how=how, within=folder / str(step))
+        reached = interrupt(step, how=how, within=folder / str(step))
         try:
             publish(repository, 2, prepared)
         except RepositoryError as error:
             (folder / str(step) / "error").write_text(str(error))
             os._exit(1)
-        os._exit(STILL_RUNNING)
+        os._exit(0 if reached() else STILL_RUNNING)
     return os.waitpid(child, 0)[1]
 
 
