@@ -19,7 +19,18 @@ from salf_training.embeddings import cached_prompt_embeddings, local_similaritie
 from salf_training.errors import DataError
 from salf_training.evaluation.document import EvaluationReport
 from salf_training.evaluation.evaluating import EvaluationSettings, evaluate_checkpoint
-from salf_training.evaluation.explainers import CENTRE, EXACT, GRAD_CAM, INTEGRATED, PAPER, OwnClassifier, explainers
+from salf_training.evaluation.explainers import (
+    CENTRE,
+    EVIDENCE,
+    EXACT,
+    GRAD_CAM,
+    GRAD_CAM_CUBED,
+    INTEGRATED,
+    PAPER,
+    OwnClassifier,
+    explainers,
+    sharpened,
+)
 from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.rendering import render
 from salf_training.evaluation.showing import Shown
@@ -109,12 +120,13 @@ def test_the_figures_are_written_for_programs(written, scenes):
     on_disk = EvaluationReport.model_validate_json((scenes / "out" / "evaluation.json").read_bytes())
     assert json.loads(result.stdout) == json.loads(on_disk.model_dump_json())
     assert on_disk.pictures == on_disk.segmented_pictures == 12
-    assert set(on_disk.segmentation) == set(on_disk.faithfulness) == {EXACT, PAPER, GRAD_CAM, INTEGRATED, CENTRE}
+    assert set(on_disk.faithfulness) == {EVIDENCE, EXACT, PAPER, GRAD_CAM, INTEGRATED, CENTRE}
+    assert set(on_disk.segmentation) == set(on_disk.faithfulness) | {GRAD_CAM_CUBED}
     assert [verdict.over for verdict in on_disk.ahead] == [GRAD_CAM, INTEGRATED]
     assert on_disk.concept_places.cases > on_disk.deciding_places.cases > 20
     assert on_disk.accuracy.refitted.training_pictures == 60
     assert len(on_disk.accuracy.refitted.curve) == 6
-    assert [len(found.deletion) for found in on_disk.faithfulness.values()] == [11] * 5
+    assert [len(found.deletion) for found in on_disk.faithfulness.values()] == [11] * 6
     assert any("--encoder" in reason for reason in on_disk.left_out)
     assert not any("--train-data" in reason for reason in on_disk.left_out)
 
@@ -150,7 +162,7 @@ def test_a_plain_image_folder_is_judged_by_accuracy_and_faithfulness_only(tmp_pa
     assert report.ahead == ()
     assert report.accuracy.backbone is None
     assert report.accuracy.refitted is None
-    assert set(report.faithfulness) == {EXACT, PAPER, CENTRE}
+    assert set(report.faithfulness) == {EVIDENCE, EXACT, PAPER, CENTRE}
     assert len(report.left_out) == 4
     page = render(report, shown)
     assert "no training pictures were given" in page
@@ -186,13 +198,18 @@ def test_explainers_are_their_formulas(scenes):
         head = {"weight": model.head_weight.numpy(), "target": target}
         statistics = {"mean": model.score_mean.numpy(), "std": model.score_std.numpy()}
         exact = operations.class_maps(maps, **head, **statistics)[0]
+        evidence = operations.evidence_maps(maps, **head, **statistics)[0]
         paper = operations.contribution_weighted_maps(maps, answer.scores[index : index + 1].numpy(), **head)[0]
         assert np.abs(found[EXACT][index] - exact).max() < 1e-3 * np.abs(exact).max()
+        assert np.abs(found[EVIDENCE][index] - evidence).max() < 1e-3 * np.abs(evidence).max()
         assert np.abs(found[PAPER][index] - paper).max() < 1e-3 * np.abs(paper).max()
         # Behind average pooling and a linear layer, Grad-CAM is the classifier at every cell, cut off at zero.
         features = answer.features[index].numpy()
         cam = np.einsum("c,chw->hw", model.classifier_weight[target].numpy(), features) / features[0].size
         assert np.abs(found[GRAD_CAM][index] - cam.clip(0)).max() < 1e-4 * max(1, np.abs(cam).max())
+    assert np.array_equal(
+        sharpened({GRAD_CAM: lambda *_: found[GRAD_CAM]})[GRAD_CAM_CUBED](pixels, targets), found[GRAD_CAM] ** 3
+    )
     assert (found[INTEGRATED] >= 0).all()
     # Absolute values cannot sum to less than the difference that the attributions explain.
     difference = (own[torch.arange(3), targets] - nothing[0, targets]).abs().numpy()

@@ -45,6 +45,27 @@ def test_the_same_area_takes_as_many_pixels_as_the_truth_has():
     assert metrics.same_area(np.zeros((2, 4), np.float32), TRUTH).sum() == 4, "ties do not take more"
 
 
+def test_the_best_line_between_foreground_and_background_is_found():
+    pixels = metrics.pixels_by_value(HEATMAP, TRUTH)
+    assert pixels.above(0) == metrics.PixelCounts(true_positive=4, false_positive=4)
+    best = pixels.above(pixels.best_line())
+    by_hand = [metrics.count_pixels(value <= HEATMAP, TRUTH) for value in range(10)]
+    assert best.mean_iou == max(counts.mean_iou for counts in by_hand)
+    assert best == metrics.count_pixels(HEATMAP >= 3, TRUTH)
+    sharper = metrics.pixels_by_value(HEATMAP**3, TRUTH)
+    assert sharper.above(sharper.best_line()) == best, "sharpness wins nothing here"
+    flat = metrics.pixels_by_value(np.full((2, 4), 7, np.float32), TRUTH)
+    assert flat.above(1).true_positive == flat.above(1).false_positive == 0
+
+
+def test_the_line_for_one_half_of_the_pictures_is_chosen_on_the_other():
+    sums = SegmentationSums()
+    # Any line above 0 is right for the first picture, so the lowest is chosen, which is too low for the second one.
+    sums.add(np.array([[9, 9, 0, 0]], np.float32), np.array([[True, True, False, False]]))
+    sums.add(np.array([[9, 3, 0, 0]], np.float32), np.array([[True, False, False, False]]))
+    assert sums.figures().pixel_accuracy_chosen_line == pytest.approx(7 / 8)
+
+
 def test_average_precision_by_hand_and_by_scikit_learn():
     # In order 9 5 4 3 2 1: hits 1 1 0 1 0 1 at ranks 1 2 4 6.
     assert metrics.average_precision(HEATMAP, TRUTH) == pytest.approx((1 / 1 + 2 / 2 + 3 / 4 + 4 / 6) / 4)
@@ -103,10 +124,11 @@ def test_segmentation_sums_pixels_over_pictures_and_averages_precision():
 
 def test_the_verdict_is_told_figure_by_figure_and_hides_no_defeat():
     ours = Segmentation(
-        pixel_accuracy=0.8, mean_iou=0.5, average_precision=0.6, pixel_accuracy_same_area=0.7, mean_iou_same_area=0.5
-    )
+        pixel_accuracy=0.8, mean_iou=0.5, average_precision=0.6, pixel_accuracy_same_area=0.7, mean_iou_same_area=0.5,
+        pixel_accuracy_chosen_line=0.7, mean_iou_chosen_line=0.5,
+    )  # fmt: skip
     theirs = ours.model_copy(update={"pixel_accuracy": 0.9, "mean_iou": 0.4})
-    (verdict,) = verdicts({"SALF-CBM": ours, "Grad-CAM": theirs, "Centre": theirs})
+    (verdict,) = verdicts({"SALF-CBM": ours, "Grad-CAM": theirs, "Grad-CAM, cubed": theirs, "Centre": theirs})
     assert (verdict.over, verdict.pixel_accuracy, verdict.mean_iou, verdict.average_precision) == (
         "Grad-CAM", False, True, False
     )  # fmt: skip

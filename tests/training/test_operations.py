@@ -74,6 +74,18 @@ def test_the_papers_class_map_is_the_sum_over_concepts(case):
 
 
 @EXAMPLES
+@given(case=cases)
+def test_evidence_is_never_negative_and_one_concepts_cells_keep_their_order(case):
+    evidence = ops.evidence_maps(case.maps, weight=case.weight, target=0, **case.statistics)
+    assert (evidence >= 0).all()
+    single = np.zeros_like(case.weight)
+    single[0, 0] = 2.0
+    alone = ops.evidence_maps(case.maps, weight=single, target=0, **case.statistics)
+    z = (case.maps[:, 0] - case.mean[0]) / case.std[0]
+    assert alone == pytest.approx(2 * z.clip(0) ** 3)
+
+
+@EXAMPLES
 @given(case=cases, beta=st.floats(-20, 20), pooling=poolings)
 def test_an_edit_changes_the_edited_concept_only_and_by_what_the_design_says(case, beta, pooling):
     edit = ops.Edit(concept=case.maps.shape[1] - 1, beta=beta, mask=case.mask)

@@ -90,6 +90,17 @@ def contribution_weighted_maps(maps: Array, scores: Array, *, weight: Array, tar
     return np.asarray(np.einsum("bm,bmhw->bhw", contributions(scores, weight=weight, target=target), maps))
 
 
+def evidence_maps(maps: Array, *, weight: Array, mean: Array, std: Array, target: int) -> Array:
+    """What speaks for a class, and where: max(0, sum_m W[k,m] ((c_m - mean_m) / std_m)^3), [B,M,h,w] -> [B,h,w].
+
+    Concept maps were fitted to the encoder's similarities under the cubed cosine, so cubes are what they were made to
+    agree in: the few cells that show a concept stand out from the many that are a little above its mean. Not the
+    logit's unit; for segmentation and for pictures, where Grad-CAM cuts off negative evidence as well.
+    """
+    cubes = ((maps - mean[:, None, None]) / std[:, None, None]) ** 3
+    return np.asarray(np.einsum("m,bmhw->bhw", weight[target], cubes).clip(0))
+
+
 def point_mask(row: int, column: int, *, rows: int, columns: int) -> Array:
     """A region of one cell: FP64 [h,w].
 

@@ -50,10 +50,15 @@ class Segmentation(_Document):
     average_precision: float = Field(description="mean over pictures; no threshold")
     pixel_accuracy_same_area: float = Field(description="foreground: as many pixels as the mask has")
     mean_iou_same_area: float
+    pixel_accuracy_chosen_line: float = Field(
+        description="foreground: above one share of every map's range; for each half of the pictures the share that "
+        "gives the largest mIoU on the other half"
+    )
+    mean_iou_chosen_line: float
 
 
 class Verdict(_Document):
-    """Whether the model's exact class maps are ahead of a post-hoc method on the same pictures."""
+    """Whether the model's evidence maps are ahead of a post-hoc method on the same pictures."""
 
     over: str
     pixel_accuracy: bool
@@ -61,6 +66,8 @@ class Verdict(_Document):
     average_precision: bool
     pixel_accuracy_same_area: bool
     mean_iou_same_area: bool
+    pixel_accuracy_chosen_line: bool
+    mean_iou_chosen_line: bool
 
 
 class Faithfulness(_Document):

@@ -14,7 +14,7 @@ from salf_training.checkpoint import Checkpoint
 from salf_training.errors import DataError
 from salf_training.evaluation.batching import batches
 from salf_training.evaluation.document import Accuracy, EvaluationReport, RefittedHeads
-from salf_training.evaluation.explainers import GRAD_CAM, Explainer, explainers
+from salf_training.evaluation.explainers import GRAD_CAM, Explainer, explainers, sharpened
 from salf_training.evaluation.faithfulness import faithfulness_curves
 from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.heads import refit_heads
@@ -82,7 +82,8 @@ def evaluate_checkpoint(
     pictures = read_masked_pictures(data, checkpoint.classes, limit=settings.limit)
     answers = _answers(checkpoint, pictures.paths, "pictures", on_progress)
     methods = explainers(model, steps=settings.gradient_steps)
-    cases, sums = _places(checkpoint, pictures.some(settings.place_pictures), methods, on_progress)
+    with_sharpened = methods | sharpened(methods)
+    cases, sums = _places(checkpoint, pictures.some(settings.place_pictures), with_sharpened, on_progress)
     segmentation = {method: found.figures() for method, found in sums.items() if found.precisions}
     faithful = faithfulness_curves(
         model,

@@ -1,6 +1,6 @@
 """Class heatmaps of one batch by several methods: the model's own, and post-hoc ones on the same backbone (captum)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,14 +10,10 @@ from torch import Tensor, nn
 
 from salf_training.model import SalfModel
 
-EXACT, PAPER, GRAD_CAM, INTEGRATED, CENTRE = (
-    "SALF-CBM",
-    "SALF-CBM, paper's sum",
-    "Grad-CAM",
-    "Integrated gradients",
-    "Centre",
-)
-OWN, POST_HOC = (EXACT, PAPER), (GRAD_CAM, INTEGRATED)
+EVIDENCE, EXACT, PAPER = "SALF-CBM", "SALF-CBM, exact sum", "SALF-CBM, paper's sum"
+GRAD_CAM, GRAD_CAM_CUBED, INTEGRATED, CENTRE = "Grad-CAM", "Grad-CAM, cubed", "Integrated gradients", "Centre"
+#: What explains the backbone's own classifier.
+POST_HOC = (GRAD_CAM, INTEGRATED)
 
 #: (pixels UINT8 [B,H,W,3], targets INT64 [B]) -> FP32 [B,h,w], any size; larger means more evidence for the target.
 Explainer = Callable[[Tensor, Tensor], NDArray[np.float32]]
@@ -45,6 +41,7 @@ def explainers(model: SalfModel, *, steps: int) -> dict[str, Explainer]:
         steps: of integrated gradients.
     """
     found: dict[str, Explainer] = {
+        EVIDENCE: lambda pixels, targets: _evidence(model, pixels, targets),
         EXACT: lambda pixels, targets: _exact(model, pixels, targets),
         PAPER: lambda pixels, targets: _papers_sum(model, pixels, targets),
         CENTRE: _centre,
@@ -53,6 +50,21 @@ def explainers(model: SalfModel, *, steps: int) -> dict[str, Explainer]:
         found[GRAD_CAM] = lambda pixels, targets: _grad_cam(model, pixels, targets)
         found[INTEGRATED] = lambda pixels, targets: _integrated(model, pixels, targets, steps)
     return found
+
+
+def sharpened(methods: Mapping[str, Explainer]) -> dict[str, Explainer]:
+    """Grad-CAM, cubed, where Grad-CAM is: the pixels keep their order, so it tells what sharpness alone does."""
+    if GRAD_CAM not in methods:
+        return {}
+    return {GRAD_CAM_CUBED: lambda pixels, targets: methods[GRAD_CAM](pixels, targets) ** 3}
+
+
+@torch.no_grad()
+def _evidence(model: SalfModel, pixels: Tensor, targets: Tensor) -> NDArray[np.float32]:
+    """What speaks for the class, cubed as in the bottleneck's loss: `operations.evidence_maps`."""
+    maps = model.concept_maps(model.features(pixels))
+    cubes = ((maps - model.score_mean[:, None, None]) / model.score_std[:, None, None]) ** 3
+    return np.asarray(torch.einsum("bm,bmhw->bhw", model.head_weight[targets], cubes).clamp(min=0).numpy())
 
 
 @torch.no_grad()

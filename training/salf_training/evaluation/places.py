@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 
 from salf_contract import place_map
 from salf_training.evaluation.document import ConceptPlaces, Segmentation, Verdict
-from salf_training.evaluation.explainers import EXACT, POST_HOC
+from salf_training.evaluation.explainers import EVIDENCE, GRAD_CAM, INTEGRATED
 from salf_training.evaluation.metrics import (
     Mask,
     PixelCounts,
+    PixelsByValue,
     above_mean,
     average_precision,
     count_pixels,
     energy_inside,
+    no_pixels,
+    pixels_by_value,
     same_area,
 )
 from salf_training.localisation import TOLERANCE_PX, widened
@@ -93,6 +96,7 @@ class SegmentationSums:
 
     by_mean: PixelCounts = field(default_factory=PixelCounts)
     by_area: PixelCounts = field(default_factory=PixelCounts)
+    halves: list[PixelsByValue] = field(default_factory=lambda: [no_pixels(), no_pixels()])
     precisions: list[float] = field(default_factory=list)
 
     def add(self, heatmap: NDArray[np.float32], truth: Mask) -> None:
@@ -100,27 +104,32 @@ class SegmentationSums:
         placed = over_picture(heatmap, height=truth.shape[0], width=truth.shape[1])
         self.by_mean += count_pixels(above_mean(placed), truth)
         self.by_area += count_pixels(same_area(placed, truth), truth)
+        self.halves[len(self.precisions) % 2] += pixels_by_value(placed, truth)
         self.precisions.append(average_precision(placed, truth))
 
     def figures(self) -> Segmentation:
         """What was counted, as shares."""
+        first, second = self.halves
+        chosen = first.above(second.best_line()) + second.above(first.best_line())
         return Segmentation(
             pixel_accuracy=self.by_mean.accuracy,
             mean_iou=self.by_mean.mean_iou,
             average_precision=float(np.mean(self.precisions)) if self.precisions else 0.0,
             pixel_accuracy_same_area=self.by_area.accuracy,
             mean_iou_same_area=self.by_area.mean_iou,
+            pixel_accuracy_chosen_line=chosen.accuracy,
+            mean_iou_chosen_line=chosen.mean_iou,
         )
 
 
 def verdicts(segmentation: Mapping[str, Segmentation]) -> tuple[Verdict, ...]:
-    """The exact class maps against each post-hoc method that was measured, figure by figure."""
-    if EXACT not in segmentation:
+    """SALF-CBM's evidence maps against each post-hoc method that was measured, figure by figure."""
+    if EVIDENCE not in segmentation:
         return ()
-    ours = segmentation[EXACT]
+    ours = segmentation[EVIDENCE]
     names = tuple(Segmentation.model_fields)
     return tuple(
         Verdict(over=other, **{name: getattr(ours, name) > getattr(segmentation[other], name) for name in names})
-        for other in POST_HOC
+        for other in (GRAD_CAM, INTEGRATED)
         if other in segmentation
     )

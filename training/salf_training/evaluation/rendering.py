@@ -93,6 +93,8 @@ def sentence(verdict: Verdict) -> str:
         "average_precision": "mAP",
         "pixel_accuracy_same_area": "pixel accuracy (same area)",
         "mean_iou_same_area": "mIoU (same area)",
+        "pixel_accuracy_chosen_line": "pixel accuracy (chosen line)",
+        "mean_iou_chosen_line": "mIoU (chosen line)",
     }
     ahead = [text for name, text in words.items() if getattr(verdict, name)]
     behind = [text for name, text in words.items() if not getattr(verdict, name)]
