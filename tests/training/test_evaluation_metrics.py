@@ -279,6 +279,11 @@ def test_a_charts_lines_lie_between_its_ticks():
     assert drawn.y_ticks[-1].place < y1 < y0 < drawn.y_ticks[0].place
 
 
+def test_every_line_is_drawn_however_many_there_are():
+    lines = [Line(str(index), ((0.0, 0.1), (1.0, 0.2))) for index in range(9)]
+    assert [line.name for line in chart("label", "x", lines, x_ticks={0.0: "0", 1.0: "1"}).lines] == list("012345678")
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_line_that_does_not_move_can_be_drawn(value):
     drawn = chart("label", "x", [Line("a", ((0.0, value), (1.0, value)))], x_ticks={0.0: "0", 1.0: "1"})

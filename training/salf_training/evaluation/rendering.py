@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle
 
 import jinja2
 
@@ -11,7 +12,7 @@ from salf_training.evaluation.showing import Shown
 
 #: Chart size and margins, in the SVG's own units.
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 220, 38, 28
-_LINE_COLOURS = ("#2563eb", "#7c3aed", "#d97706", "#059669", "#9ca3af")
+_LINE_COLOURS = ("#2563eb", "#7c3aed", "#d97706", "#059669", "#9ca3af", "#db2777")
 _FEW_CONCEPTS = 12
 
 
@@ -129,7 +130,7 @@ def chart(label: str, x_title: str, lines: Sequence[Line], *, x_ticks: Mapping[f
         x_title=x_title,
         lines=tuple(
             DrawnLine(line.name, colour, " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points))
-            for line, colour in zip(lines, _LINE_COLOURS, strict=False)
+            for line, colour in zip(lines, cycle(_LINE_COLOURS), strict=False)
         ),
         x_ticks=tuple(Tick(across(x), text) for x, text in x_ticks.items()),
         y_ticks=tuple(
