@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -80,6 +82,16 @@ def _reported(command: str, extra: str | None) -> Iterator[None]:
 def _is_of_salf(error: BaseException) -> bool:
     """Whether a room defines the error's class; asking this way loads no room."""
     return any(kind.__module__.partition(".")[0].startswith("salf_") for kind in type(error).__mro__)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it, so that nobody reads half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def print_json(value: object) -> None:

@@ -10,9 +10,11 @@ from salf_cli.evaluate import evaluate
 from salf_cli.explain import explain, models
 from salf_cli.export import export
 from salf_cli.import_ import import_published
+from salf_cli.probe import probe
 from salf_cli.repository import list_versions, publish, rollback, verify
 from salf_cli.score import report, score
 from salf_cli.serve import serve
+from salf_cli.top import top
 from salf_cli.train import train
 from salf_cli.tune import tune
 
@@ -27,6 +29,8 @@ app.command(no_args_is_help=True)(explain)
 app.command()(models)
 app.command(no_args_is_help=True)(score)
 app.command(no_args_is_help=True)(report)
+app.command(no_args_is_help=True)(probe)
+app.command()(top)
 app.command()(serve)
 app.command(no_args_is_help=True)(export)
 app.command("list", no_args_is_help=True)(list_versions)

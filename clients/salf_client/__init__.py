@@ -26,7 +26,9 @@ from salf_client.errors import (
     InvalidPictureError,
     InvalidRegionError,
     InvalidRequestError,
+    KnownAnswerError,
     MessageTooLargeError,
+    MetricsUnavailableError,
     MissingExtraError,
     ModelNotChosenError,
     ModelNotFoundError,
@@ -58,6 +60,7 @@ from salf_client.findings import (
 from salf_client.models import ModelInfo
 from salf_client.observing import Call, Observer
 from salf_client.places import Place
+from salf_client.probing import ProbeResult, probe
 from salf_client.retrying import Retry
 from salf_client.storing import from_arrow, to_arrow
 from salf_client.streaming import Outcome
@@ -91,7 +94,9 @@ __all__ = [
     "InvalidPictureError",
     "InvalidRegionError",
     "InvalidRequestError",
+    "KnownAnswerError",
     "MessageTooLargeError",
+    "MetricsUnavailableError",
     "MissingExtraError",
     "ModelConfig",
     "ModelInfo",
@@ -102,6 +107,7 @@ __all__ = [
     "Outcome",
     "Place",
     "PlotUnavailableError",
+    "ProbeResult",
     "QueueTimeoutError",
     "RegionFinding",
     "Removal",
@@ -122,5 +128,6 @@ __all__ = [
     "UnknownConceptError",
     "WhatIf",
     "from_arrow",
+    "probe",
     "to_arrow",
 ]

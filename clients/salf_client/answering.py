@@ -100,12 +100,30 @@ def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> St
         ask: the call.
         prefer: the endpoint to ask first.
     """
-    earlier, failed = session.served, list[Endpoint]()
+    earlier = session.served
+    fresh = yield from of_one_endpoint(session, ask, lambda asks: find_model(asks, session.model), prefer=prefer)
+    if earlier is not None and earlier.name == fresh.name:
+        fresh = fresh.knowing(earlier)
+    session.served = fresh
+    return fresh
+
+
+def of_one_endpoint(
+    session: Session, ask: Ask, work: Callable[[SessionAsks], Steps[T]], *, prefer: Endpoint | None = None
+) -> Steps[T]:
+    """Do work whose requests all go to the same endpoint; if one fails, all of it at another.
+
+    Args:
+        session: of the client.
+        ask: the call.
+        work: asks the endpoint.
+        prefer: the endpoint to ask first.
+    """
+    failed: list[Endpoint] = []
     while True:
         endpoint = prefer if prefer is not None and not failed else (yield from session.ready_endpoint(ask, failed))
         try:
-            fresh = yield from find_model(SessionAsks(session, ask, endpoint), session.model)
-            break
+            return (yield from work(SessionAsks(session, ask, endpoint)))
         except ClientError as error:
             failed.append(endpoint)
             if not session.balancer.has_choice:
@@ -115,10 +133,6 @@ def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> St
                 raise
         if pause_s > 0:
             yield from paused(pause_s)
-    if earlier is not None and earlier.name == fresh.name:
-        fresh = fresh.knowing(earlier)
-    session.served = fresh
-    return fresh
 
 
 def answered(session: Session, ask: Ask, question: Question[T], *, is_light: bool = False) -> Steps[T]:

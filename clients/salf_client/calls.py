@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from salf_client.answering import SessionAsks, answered, known_model
+from salf_client.answering import answered, known_model, of_one_endpoint
 from salf_client.choosing import concept_index
 from salf_client.edits import Edit, Removal
-from salf_client.errors import ClientError
+from salf_client.errors import ClientError, DeadlineExceededError
 from salf_client.explaining import explain_question
 from salf_client.explanation import Explanation
 from salf_client.findings import ConceptMaps, EndpointHealth, Health, RegionFinding, Rule, WhatIf
@@ -28,7 +28,7 @@ from salf_client.places import Place
 from salf_client.questions import maps_question, region_question, scores_question, what_if_question
 from salf_client.ruling import class_rules
 from salf_client.session import Ask, Session
-from salf_client.steps import Steps, sent
+from salf_client.steps import Steps, sent, worked
 
 
 def explain(
@@ -59,7 +59,7 @@ def explain(
     """
 
     def work(ask: Ask) -> Steps[Explanation]:
-        source = Source(image)
+        source = yield from _opened(image, ask)
         question = explain_question(source, top=top, target=target, sends_encoded=session.sends_encoded)
         return (yield from answered(session, ask, question, is_light=source.is_small))
 
@@ -80,7 +80,7 @@ def concept_maps(session: Session, image: Picture, *, timeout_s: float | None = 
     """
 
     def work(ask: Ask) -> Steps[ConceptMaps]:
-        source = Source(image)
+        source = yield from _opened(image, ask)
         question = maps_question(source, address=session.address)
         return (yield from answered(session, ask, question, is_light=source.is_small))
 
@@ -116,7 +116,7 @@ def region(
     """
 
     def work(ask: Ask) -> Steps[RegionFinding]:
-        source = Source(image)
+        source = yield from _opened(image, ask)
         place = Place(point=point, box=box, mask=mask)
         question = region_question(source, place, top=top, address=session.address)
         return (yield from answered(session, ask, question, is_light=source.is_small))
@@ -152,7 +152,7 @@ def what_if(
     """
 
     def work(ask: Ask) -> Steps[WhatIf]:
-        source = Source(image)
+        source = yield from _opened(image, ask)
         listed = [edits] if isinstance(edits, Edit | Removal) else list(edits)
         resolved = [edit for edit in listed if isinstance(edit, Edit)]
         removals = [edit for edit in listed if isinstance(edit, Removal)]
@@ -197,8 +197,7 @@ def models(session: Session, *, timeout_s: float | None = None) -> Steps[tuple[M
     """
 
     def work(ask: Ask) -> Steps[tuple[ModelInfo, ...]]:
-        endpoint = yield from session.ready_endpoint(ask, ())
-        found = yield from find_models(SessionAsks(session, ask, endpoint))
+        found = yield from of_one_endpoint(session, ask, find_models)
         return tuple(model.info() for model in found)
 
     return session.watched("models", work, timeout_s)
@@ -257,13 +256,29 @@ def is_ready(session: Session, *, timeout_s: float | None = None) -> Steps[bool]
     """
 
     def work(ask: Ask) -> Steps[bool]:
-        for endpoint in session.balancer.endpoints:
-            transport, left_s = endpoint.transport, ask.deadline.left_s()
+        endpoints = session.balancer.endpoints
+        for number, endpoint in enumerate(endpoints):
+            # One that hangs must not cost the others their turn.
+            transport, share_s = endpoint.transport, ask.deadline.left_s() / (len(endpoints) - number)
             try:
-                if left_s > 0 and (yield from sent(lambda: transport.is_ready(session.model, timeout_s=left_s))):  # noqa: B023
+                if share_s > 0 and (yield from sent(lambda: transport.is_ready(session.model, timeout_s=share_s))):  # noqa: B023
                     return True
             except ClientError:
                 continue
         return False
 
     return session.watched("is_ready", work, timeout_s)
+
+
+def _opened(image: Picture, ask: Ask) -> Steps[Source]:
+    """A picture, of which what lies in a store is read already: a store that hangs must not outlast the call."""
+    source = Source(image)
+    if source.is_remote:
+        try:
+            yield from worked(lambda: source.encoded, within_s=ask.deadline.remaining_s())
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"{source.name} was not read within the {ask.deadline.timeout_s:g} s allowed; "
+                f"give the client a larger timeout_s, or see whether the store answers"
+            ) from error
+    return source

@@ -61,6 +61,10 @@ class Connection:
         bad = [name for name in self.headers if name != name.lower() or not name]
         if bad:
             raise InvalidConnectionError(f"names of headers must be lower case, but these are not: {', '.join(bad)}")
+        for name, value in self.headers.items():
+            _check_travels(f"the header {name}", value)
+        if isinstance(self.token, str):
+            _check_travels("the token", self.token)
 
     def check_address(self, address: str) -> None:
         """Refuse what is no `host:port`, and a token that would travel in the clear.
@@ -84,10 +88,16 @@ class Connection:
 
         Args:
             headers: of this call alone.
+
+        Raises:
+            InvalidConnectionError: a token that was asked for cannot travel in a header.
         """
         if self.token is None and not self.headers and not headers:
             return None
-        token = self.token() if callable(self.token) else self.token
+        token = self.token
+        if callable(token):
+            token = token()
+            _check_travels("the token", token)
         bearer = () if token is None else (("authorization", f"Bearer {token}"),)
         return (*bearer, *self.headers.items(), *(headers or {}).items())
 
@@ -119,6 +129,15 @@ class Connection:
         """
         tls = self.tls or Tls()
         return _read(tls.ca), _read(tls.key), _read(tls.certificate)
+
+
+def _check_travels(what: str, value: str) -> None:
+    """Refuse what gRPC would refuse with a message that shows the secret."""
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidConnectionError(
+            f"{what} holds characters that cannot travel in a header: a line end at its end, perhaps; "
+            f"give printable ASCII"
+        )
 
 
 def _read(path: str | Path | None) -> bytes | None:

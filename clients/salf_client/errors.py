@@ -26,6 +26,8 @@ ClientError
 ├── AbsentConceptError            a heatmap was asked for a concept that is not in the picture or not in the answer
 ├── NotComparableError            two explanations that have no common ground
 ├── StoredExplanationError        JSON or Arrow that holds no explanation
+├── KnownAnswerError              a probe has no known answer to compare with
+├── MetricsUnavailableError       no metrics at an address, or none of a salf server
 └── MissingExtraError             a package is not installed that only this call needs
     └── PlotUnavailableError      matplotlib is not installed
 
@@ -135,6 +137,14 @@ class NotComparableError(ClientError):
 
 class StoredExplanationError(ClientError):
     """A JSON document or an Arrow table that holds no explanation, or one that is damaged."""
+
+
+class KnownAnswerError(ClientError):
+    """A file that should hold a probe's known answer is missing, or holds none."""
+
+
+class MetricsUnavailableError(ClientError):
+    """Nothing gives metrics at an address, or what it gives are none of a salf server."""
 
 
 class MissingExtraError(ClientError):

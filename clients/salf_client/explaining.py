@@ -54,6 +54,7 @@ def target_tensor(asked: int | None) -> NDArray[np.int32]:
 def _pixels_request(source: Source, served: ServedModel, *, asked: int | None, shown: int) -> Request[Explanation]:
     metadata = served.current
     prepared = source.prepared(metadata.preparation)
+    kept = source.kept()  # here, where it may take its time: an answer is read on the event loop
     inputs: Mapping[str, NDArray[Any]] = {
         IMAGE_INPUT.name: prepared.pixels[np.newaxis],
         "target": target_tensor(asked),
@@ -72,7 +73,7 @@ def _pixels_request(source: Source, served: ServedModel, *, asked: int | None, s
             top=shown,
             source_size=prepared.source_size,
             crop_box=prepared.crop_box,
-            picture=source.kept(),
+            picture=kept,
             latency_ms=latency_ms,
         )
 

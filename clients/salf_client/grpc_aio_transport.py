@@ -1,65 +1,39 @@
 """A Triton server over gRPC, awaited."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from numpy.typing import NDArray
 
-from salf_client import messages
 from salf_client.connection import Connection
-from salf_client.errors import ClientError, ModelNotFoundError, ServerNotReadyError
+from salf_client.grpc_endpoint import GrpcEndpoint
 from salf_client.rpcs import (
-    COMPRESSION,
     INDEX_RPC,
     METADATA_RPC,
     Rpc,
     closed_error,
     config_rpc,
     credentials_of,
-    infer_rpc,
     methods_on,
-    ready_rpc,
-    register_rpc,
     typed_error,
-    unregister_rpc,
 )
-from salf_client.shared_memory import SharedPictures
+from salf_client.steps import run_async
 from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tensors
 
 T = TypeVar("T")
 
 
-class AsyncGrpcTransport:
-    """Implements `AsyncTransport` on one gRPC channel, for one event loop.
-
-    Args:
-        address: `host:port` of Triton's gRPC endpoint. Connecting waits for the first call.
-        connection: encryption, token and sizes.
-
-    Raises:
-        InvalidAddressError: the address has no port or names another protocol.
-        InvalidConnectionError: certificates cannot be read, or a token would travel in the clear.
-    """
+class AsyncGrpcTransport(GrpcEndpoint):
+    """Implements `AsyncTransport` on one gRPC channel, for one event loop. Arguments and errors: see `GrpcEndpoint`."""
 
     def __init__(self, address: str, connection: Connection | None = None) -> None:
-        self._connection = connection or Connection()
-        self._connection.check_address(address)
+        super().__init__(address, connection)
         self._credentials = None if self._connection.tls is None else credentials_of(self._connection)
-        self._address = address
-        self._reader = messages.InferReader(address)
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
-        self._compression = COMPRESSION.get(self._connection.compression or "")
-        self._shared = SharedPictures() if self._connection.shared_memory else None
         self._was_closed = False
-
-    @property
-    def address(self) -> str:
-        """`host:port`."""
-        return self._address
 
     async def infer(
         self,
@@ -71,15 +45,7 @@ class AsyncGrpcTransport:
         headers: Mapping[str, str] | None = None,
     ) -> Tensors:
         """One ModelInfer call; see `Transport.infer`."""
-        if self._shared is None:
-            request = messages.infer_request(model, inputs, outputs)
-            return await self._call(infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
-        with self._shared.borrowed(inputs) as region:
-            if not region.registered:
-                await self._call(register_rpc(region), timeout_s)
-                region.registered = True
-            request = region.request(model, inputs, outputs)
-            return await self._call(infer_rpc(model, request, outputs, reader=self._reader), timeout_s, headers)
+        return await run_async(self._infer(model, inputs, outputs, timeout_s, headers))
 
     async def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
         """One ModelConfig call; see `Transport.model_config`."""
@@ -95,18 +61,11 @@ class AsyncGrpcTransport:
 
     async def is_ready(self, model: str | None, *, timeout_s: float) -> bool:
         """One ServerReady or ModelReady call; see `Transport.is_ready`."""
-        try:
-            return await self._call(ready_rpc(model), timeout_s)
-        except (ModelNotFoundError, ServerNotReadyError):
-            return False
+        return await run_async(self._is_ready(model, timeout_s))
 
     async def close(self) -> None:
         """Close the channel, and remove what lies in shared memory."""
-        if self._shared is not None:
-            for region in self._shared.drain():
-                with suppress(ClientError):  # the server may be gone, and its mapping with it
-                    await self._call(unregister_rpc(region), 1.0)
-                region.remove()
+        await run_async(self._given_back())
         self._was_closed = True
         if self._channel is not None:
             await self._channel.close(None)

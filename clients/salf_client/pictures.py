@@ -59,6 +59,11 @@ class Source:
             return given.size <= 3 * _SMALL
         return isinstance(given, Image.Image) and given.width * given.height <= _SMALL
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it asks another machine, which may not answer."""
+        return isinstance(self._given, str) and "://" in self._given
+
     @cached_property
     def encoded(self) -> bytes | None:
         """The bytes of a file, URL or bytes object; None for pixels.
@@ -69,7 +74,7 @@ class Source:
         given = self._given
         if isinstance(given, bytes | bytearray | memoryview):
             return bytes(given)
-        if isinstance(given, str) and "://" in given:
+        if isinstance(given, str) and self.is_remote:
             return _read_url(given)
         if isinstance(given, str | Path):
             return _read_file(Path(given))

@@ -70,13 +70,15 @@ class SharedPictures:
 
     def __init__(self) -> None:
         self._free: dict[int, list[Region]] = {}
+        self._retired: list[Region] = []
         self._lock = threading.Lock()
 
     @contextmanager
     def borrowed(self, inputs: Mapping[str, NDArray[Any]]) -> Iterator[Region]:
         """A region that holds these tensors' large ones.
 
-        A request that failed may still be read by the server, so its region is removed and not used again.
+        A request that failed may still be read by the server, so its region is not used again: it is removed here, and
+        `retired` until the server has forgotten it too.
         """
         byte_size = max(1, sum(array.nbytes for array in inputs.values() if _is_large(array)))
         with self._lock:
@@ -87,12 +89,26 @@ class SharedPictures:
             yield region
         except BaseException:
             region.remove()
+            self.retire([region] if region.registered else [])
             raise
         with self._lock:
             self._free.setdefault(byte_size, []).append(region)
 
+    def retire(self, regions: Sequence[Region]) -> None:
+        """Keep in mind that the server still knows these."""
+        with self._lock:
+            self._retired += regions
+
+    def retired(self) -> list[Region]:
+        """Take out those that the server is to forget."""
+        if not self._retired:
+            return []
+        with self._lock:
+            regions, self._retired = self._retired, []
+        return regions
+
     def drain(self) -> list[Region]:
-        """Take all regions out."""
+        """Take all regions out that are still there."""
         with self._lock:
             regions = [region for waiting in self._free.values() for region in waiting]
             self._free.clear()

@@ -5,9 +5,12 @@ A call yields steps and is sent their results; errors of a step are thrown into 
 """
 
 import asyncio
+import contextvars
 import functools
+import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 P = ParamSpec("P")
@@ -27,9 +30,15 @@ class Pause(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Read or compute something that would hold up an event loop; gives what the function returns."""
+    """Read or compute something that would hold up an event loop; gives what the function returns.
+
+    Attributes:
+        function: does it.
+        within_s: after so many seconds it is given up with TimeoutError, and goes on unheard; None waits for it.
+    """
 
     function: Callable[[], Any]
+    within_s: float | None = None
 
 
 Step: TypeAlias = Send | Pause | Work
@@ -42,9 +51,9 @@ def sent(call: Callable[[], T | Awaitable[T]]) -> Steps[T]:
     return cast("T", (yield Send(call)))
 
 
-def worked(function: Callable[[], T]) -> Steps[T]:
+def worked(function: Callable[[], T], *, within_s: float | None = None) -> Steps[T]:
     """Do one `Work`."""
-    return cast("T", (yield Work(function)))
+    return cast("T", (yield Work(function, within_s)))
 
 
 def paused(seconds: float) -> Steps[None]:
@@ -66,7 +75,7 @@ def run(steps: Steps[T]) -> T:
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
             else:
-                result = step.call() if isinstance(step, Send) else step.function()
+                result = step.call() if isinstance(step, Send) else _done(step)
         # Whatever happens, the call hears of it: it may hold a place that it must give back.
         except BaseException as raised:  # noqa: BLE001
             error = raised
@@ -86,11 +95,39 @@ async def run_async(steps: Steps[T]) -> T:
             if isinstance(step, Send):
                 result = await step.call()
             elif isinstance(step, Work):
-                result = await asyncio.to_thread(step.function)
+                result = await _done_async(step)
             else:
                 await asyncio.sleep(step.seconds)
         except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
             error = raised
+
+
+def _done(work: Work) -> Any:
+    return work.function() if work.within_s is None else _begun(work.function).result(work.within_s)
+
+
+async def _done_async(work: Work) -> Any:
+    if work.within_s is None:
+        return await asyncio.to_thread(work.function)
+    return await asyncio.wait_for(asyncio.wrap_future(_begun(work.function)), work.within_s)
+
+
+def _begun(function: Callable[[], T]) -> Future[T]:
+    """Run a function in a thread that nobody has to wait for, not even a loop or a process that ends."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True, name="salf-read").start()
+    return future
 
 
 class Drives(Protocol):
@@ -113,11 +150,11 @@ def blocking(call: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenat
     return cast("Callable[Concatenate[Any, P], T]", method)
 
 
-def awaiting(call: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
+def awaiting(call: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Make an asynchronous client's method of a call."""
 
     @functools.wraps(call)
     async def method(client: Drives, *args: P.args, **kwargs: P.kwargs) -> T:
         return await run_async(call(client._session, *args, **kwargs))  # noqa: SLF001 - the two belong together
 
-    return cast("Callable[Concatenate[Any, P], Awaitable[T]]", method)
+    return cast("Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]", method)

@@ -1,10 +1,12 @@
 """Explaining many pictures: a window of requests in flight, answers in order or as they finish."""
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 from salf_client.errors import ClientError
 from salf_client.explanation import Explanation
@@ -12,6 +14,7 @@ from salf_client.pictures import Picture
 
 #: Requests that wait for an answer at the same time, unless told otherwise.
 DEFAULT_IN_FLIGHT = 8
+_NO_MORE: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,20 @@ def stream(
     threads = ThreadPoolExecutor(in_flight, thread_name_prefix="salf-explain")
     try:
         for index, picture in enumerate(pictures):
-            waiting.append(threads.submit(outcome, index, picture))
-            if len(waiting) >= in_flight:
+            # In the caller's context: its trace is the parent of these calls.
+            waiting.append(threads.submit(contextvars.copy_context().run, outcome, index, picture))
+            # What is done does not wait for a slow source to fill the window.
+            while waiting and (len(waiting) >= in_flight or _is_next_done(waiting, ordered=ordered)):
                 yield _next_done(waiting, ordered=ordered)
         while waiting:
             yield _next_done(waiting, ordered=ordered)
     finally:
         # Whoever stops reading wants no more answers.
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_next_done(waiting: deque[Future[Outcome]], *, ordered: bool) -> bool:
+    return waiting[0].done() if ordered else any(one.done() for one in waiting)
 
 
 def _next_done(waiting: deque[Future[Outcome]], *, ordered: bool) -> Outcome:
@@ -102,32 +111,36 @@ async def stream_async(
         except ClientError as error:
             return Outcome(index, picture, None, error)
 
+    source = _each(pictures)
+    reading: asyncio.Future[Any] | None = None
     waiting: deque[asyncio.Task[Outcome]] = deque()
+    index, is_exhausted = 0, False
     try:
-        index = 0
-        async for picture in _each(pictures):
-            waiting.append(asyncio.create_task(outcome(index, picture)))
-            index += 1
-            if len(waiting) >= in_flight:
-                yield await _next_done_async(waiting, ordered=ordered)
-        while waiting:
-            yield await _next_done_async(waiting, ordered=ordered)
+        while True:
+            if reading is None and not is_exhausted and len(waiting) < in_flight:
+                reading = asyncio.ensure_future(anext(source, _NO_MORE))
+            answers = list(waiting)[:1] if ordered else list(waiting)
+            if reading is None and not answers:
+                return
+            # Whichever comes first: the next picture, or an answer whose turn it is.
+            steps = [*answers, *([] if reading is None else [reading])]
+            done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+            if reading is not None and reading in done:
+                picture, reading = reading.result(), None
+                if picture is _NO_MORE:
+                    is_exhausted = True
+                else:
+                    waiting.append(asyncio.create_task(outcome(index, picture)))
+                    index += 1
+            else:
+                first = next(one for one in answers if one in done)
+                waiting.remove(first)
+                yield first.result()
     finally:
-        for task in waiting:
+        left = [*waiting, *([] if reading is None else [reading])]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-
-
-async def _next_done_async(waiting: deque[asyncio.Task[Outcome]], *, ordered: bool) -> Outcome:
-    if ordered:
-        # Taken out only when it is done: a reader who is cancelled here must find it among those to cancel.
-        result = await waiting[0]
-        waiting.popleft()
-        return result
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    first = next(iter(done))
-    waiting.remove(first)
-    return first.result()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _each(pictures: Iterable[Picture] | AsyncIterable[Picture]) -> AsyncIterator[Picture]:

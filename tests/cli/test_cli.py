@@ -15,6 +15,8 @@ COMMANDS = (
     "models",
     "score",
     "report",
+    "probe",
+    "top",
     "serve",
     "export",
     "train",

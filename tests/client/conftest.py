@@ -1,6 +1,17 @@
-"""A server in memory that computes answers from a random linear head, float64 inside and float32 on the wire."""
+"""Fixtures of the clients' tests.
 
+The server in memory computes answers from a random linear head, float64 inside and float32 on the wire.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +27,9 @@ from salf_client import (
     ServerMetadata,
 )
 from salf_contract import EXPLAIN_OUTPUTS, NO_CONCEPT, Metadata, Preparation, metadata_parameter
+from salf_serving import Runtime, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_metadata(*, version=1, classes=4, concepts=9, top=6, size=(32, 48), map_size=(3, 5), name="scenes"):
@@ -188,3 +202,35 @@ def client(server):
 def picture():
     rng = np.random.default_rng(5)
     return Image.fromarray(rng.integers(0, 256, (60, 100, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def whole_server(
+    runtime: Runtime, tmp_path_factory: pytest.TempPathFactory, debian_program: Callable[[str, str], Path]
+) -> Iterator[tuple[str, str]]:
+    """`salf serve` with its front, as operators run it: addresses of the front and of the status port."""
+    folder = tmp_path_factory.mktemp("served")
+    port, status = free_port(), free_port()
+    command = [Path(sys.executable).with_name("salf"), "serve", ROOT / "model_repository", "--front"]
+    command += ["--port", str(port), "--status-port", str(status), "--threads", "1"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder), "SALF_NGINX": str(debian_program("nginx", "nginx"))}
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+    try:
+        ends_at_s = time.monotonic() + 90
+        while not _answers(f"http://127.0.0.1:{status}/readyz"):
+            assert process.poll() is None, (folder / "serve.log").read_text()
+            assert time.monotonic() < ends_at_s, "salf serve was not ready in time"
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}", f"127.0.0.1:{status}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -1,6 +1,11 @@
 """The public names, and that each error is drawn in the tree."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 import salf_client
 from salf_client import errors
@@ -24,12 +29,17 @@ def test_every_error_is_public_and_drawn_in_the_tree():
 
 
 def test_importing_the_client_brings_neither_torch_nor_matplotlib_nor_grpc():
-    import subprocess
-    import sys
-
     heavy = (
         "{'torch', 'matplotlib', 'onnx', 'onnxruntime', 'tritonclient', 'grpc', 'pyarrow', 'fsspec', 'opentelemetry'}"
     )
     code = f"import sys, salf_client, salf_contract; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_typical_calls_pass_the_strict_type_checker():
+    typical = Path(__file__).with_name("typical_calls.py")
+    command = [sys.executable, "-m", "mypy", "--strict", typical]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=typical.parents[2], check=False)
+    assert done.returncode == 0, done.stdout

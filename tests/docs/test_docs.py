@@ -39,6 +39,7 @@ NOT_RUN = {
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
+    ("docs/service-developer.md", "pip install fastapi python-multipart uvicorn", "serves until it is stopped"),
     ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
     (
         "docs/service-developer.md",
@@ -169,7 +170,7 @@ def model_is_committed() -> bool:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """A folder that looks like the clone to relative paths, where blocks may write what they like."""
-    for name in ("demonstration", "model_repository", "benchmarks", "docs"):
+    for name in ("demonstration", "model_repository", "benchmarks", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     return tmp_path
 

@@ -1,0 +1,86 @@
+"""`salf probe`: a blackbox check with a known answer."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salf_cli.explain import Json
+from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, write_aside
+
+
+@one_line_failures(command="probe")
+def probe(
+    known: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Where the known answer is: a file that --record wrote, a probe.npz, or the model repository.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="host:port of a server; several are probed one by one.",
+            envvar="SALF_URL",
+            show_default="localhost:8001",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
+    record: Annotated[
+        Path | None, typer.Option(help="Ask, and keep the answer in this file as the right one.", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture to record an answer to; a synthetic one by default.")
+    ] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Print metrics for Prometheus on stdout.")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write metrics for the textfile collector, ending with .prom.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Ask a server for an explanation whose answer is known, and compare all its values.
+
+    Ends with 0: right, 3: wrong, 4: refused, 5: unreachable, 6: late, 7: another version is served than is known.
+
+    Example: salf probe model_repository --url localhost:8001 --metrics-file /var/lib/node_exporter/salf.prom
+    """
+    from salf_client.probing import exit_status, metrics_text
+    from salf_client.probing import probe as probe_server
+
+    servers = url or ["localhost:8001"]
+    if (known is None) == (record is None):
+        raise UsageFailure("say which answer is known: salf probe FILE; or record one: salf probe --record FILE")
+    if json and metrics:
+        raise UsageFailure("--json and --metrics both want stdout; write the metrics with --metrics-file")
+    if known is None:
+        assert record is not None
+        _record(record, picture, servers, model=model, timeout_s=timeout)
+        return
+    results = [probe_server(server, known, model=model, timeout_s=timeout) for server in servers]
+    if metrics_file is not None:
+        write_aside(metrics_file, metrics_text(results))
+    if metrics:
+        typer.echo(metrics_text(results), nl=False)
+    elif json:
+        print_json([asdict(result) for result in results])
+    for result in results:
+        if result.outcome != "good":
+            report(f"{result.server} {result.outcome}: {result.message}")
+        elif not (json or metrics):
+            typer.echo(f"{result.server} good: {result.message}, {result.latency_ms:.1f} ms")
+    raise typer.Exit(exit_status(results))
+
+
+def _record(path: Path, picture: Path | None, servers: list[str], *, model: str | None, timeout_s: float) -> None:
+    from salf_client import Client
+    from salf_client.probing import record
+
+    if len(servers) > 1:
+        raise UsageFailure("an answer is recorded of one server; give one --url")
+    with Client(servers[0], model=model, timeout_s=timeout_s) as client:
+        write_aside(path, record(client, None if picture is None else picture.read_bytes()))
+        served = client.model()
+    typer.echo(f"recorded what {served.name} version {served.version} answers, in {path}")
