@@ -21,6 +21,9 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 class OpenTelemetryObserver:
     """A span for each call, and its trace's id sent along, so that the server's spans join it.
 
+    Its requests carry an id made of the span's (`x-request-id`, attribute `salf.request_id`): the front writes it into
+    its log and returns it.
+
     Args:
         provider: where spans go; None takes the process's own.
 
@@ -43,6 +46,10 @@ class OpenTelemetryObserver:
         span = self._tracer.start_span(f"salf {name}", kind=self._trace.SpanKind.CLIENT)
         headers: dict[str, str] = {}
         self._propagate.inject(headers, self._trace.set_span_in_context(span))
+        ids = span.get_span_context()
+        if ids.is_valid:
+            headers["x-request-id"] = f"{ids.trace_id:032x}-{ids.span_id:016x}"
+            span.set_attribute("salf.request_id", headers["x-request-id"])
         return _Spanned(span, headers)
 
 

@@ -205,9 +205,10 @@ class _Supervisor:
             port=port,
             triton_port=self._launch.grpc_port,
             control_key=self._control_key,
+            traced_share=None if self._launch.traces is None else self._launch.traces.share,
         )
         front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
-        return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s)
+        return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s, traces=self._launch.traces)
 
     def _log_file(self, name: str) -> Path:
         """Beside Triton's log."""
