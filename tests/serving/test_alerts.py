@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+import onnxruntime
 import pytest
 from encoded_requests import Endpoint, Failure
 from prometheus_server import Prometheus, prometheus_running, rules
 from served import SALF, Served, serving, wait_until
 
 from deploy.grafana.generate import queries
-from salf_contract import parse_metadata, with_served_version
+from salf_contract import decode_picture, parse_metadata, prepare, with_served_version
 from salf_serving.control import workers
 
 pytestmark = pytest.mark.slow
@@ -35,20 +37,10 @@ class Traffic:
 
     Attributes:
         picture: that they ask about.
-        unusual: another one, which other concepts explain, and of which the shown ones cover much less.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        endpoint = Endpoint(address)
-        answers = {path: endpoint.ask(path.read_bytes(), target=HARBOUR) for path in sorted(PICTURES.glob("*.jpg"))}
-        endpoint.channel.close()
-        usual = max(answers, key=lambda path: answers[path]["coverage"].item())
-        strongest = answers[usual]["top_concepts"][0, 0]
-        others = [path for path, answer in answers.items() if answer["top_concepts"][0, 0] != strongest]
-        unusual = min(others, key=lambda path: answers[path]["coverage"].item())
-        assert answers[usual]["coverage"].item() - answers[unusual]["coverage"].item() > 0.2
-        self.picture, self.unusual = usual.read_bytes(), unusual.read_bytes()
+    def __init__(self, address: str, picture: bytes) -> None:
+        self.address, self.picture = address, picture
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
@@ -82,14 +74,30 @@ def repository(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def pictures(repository) -> tuple[bytes, bytes]:
+    """One to ask about, and another that other concepts explain, and of whose evidence two concepts cover much less."""
+    graph = onnxruntime.InferenceSession(repository / "scenes/1/model.onnx")
+    seen = {}
+    for path in PICTURES.glob("*.jpg"):
+        pixels = prepare(decode_picture(path.read_bytes()), DOCUMENT.preparation).pixels[None]
+        given = {"image": pixels, "target": np.array([[HARBOUR]], np.int32)}
+        concepts, coverage = graph.run(["top_concepts", "coverage"], given)
+        seen[path] = int(concepts[0, 0]), float(coverage.item())
+    usual = max(seen, key=lambda path: seen[path][1])
+    unusual = min((path for path in seen if seen[path][0] != seen[usual][0]), key=lambda path: seen[path][1])
+    assert seen[usual][1] - seen[unusual][1] > 0.2
+    return usual.read_bytes(), unusual.read_bytes()
+
+
+@pytest.fixture(scope="module")
 def served(repository, runtime, nginx, tmp_path_factory) -> Iterator[Served]:
     with serving(repository, tmp_path_factory.mktemp("alerts-server"), nginx=nginx, front=FRONT) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def traffic(served) -> Iterator[Traffic]:
-    with Traffic(served.address) as running:
+def traffic(served, pictures) -> Iterator[Traffic]:
+    with Traffic(served.address, pictures[0]) as running:
         yield running
 
 
@@ -191,11 +199,11 @@ def test_a_corrupt_version_is_seen(served, repository, fires):
     assert served.is_ready()
 
 
-def test_explanations_that_change_are_seen(prometheus, traffic, fires):
+def test_explanations_that_change_are_seen(prometheus, traffic, pictures, fires):
     """The same question about a picture in which other concepts speak about a harbour, and many instead of few."""
     drift = {"SalfTopConceptsDrift", "SalfCoverageDrift"}
     wait_until(lambda: not drift & prometheus.firing())
-    traffic.picture = traffic.unusual
+    traffic.picture = pictures[1]
     fires(*drift)
 
 
