@@ -57,7 +57,10 @@ def answered_id(served: Served, *metadata: tuple[str, str]) -> str:
 
 def spans_of(collector: Collector, trace: str, wanted: int) -> dict:
     """A trace's spans, when all have come: Triton sends them every five seconds."""
-    wait_until(lambda: len(collector.of(trace)) >= wanted, 20, f"the arrival of {wanted} spans")
+    deadline_s = time.monotonic() + 30
+    while len(collector.of(trace)) < wanted:
+        assert time.monotonic() < deadline_s, f"of {wanted} spans there are {sorted(collector.of(trace))}"
+        time.sleep(0.1)
     return collector.of(trace)
 
 
@@ -81,8 +84,9 @@ def test_one_trace_leads_from_the_client_through_the_front_to_both_models(served
     }
     for name, span in spans.items():
         parent = parents[name]
-        if parent is not None:  # nginx counts milliseconds
-            assert spans[parent].start_ns - 3e6 <= span.start_ns <= span.end_ns <= spans[parent].end_ns + 3e6, name
+        assert span.start_ns <= span.end_ns
+        if parent is not None:  # nginx counts milliseconds; and Triton ends its spans a moment after it has answered
+            assert spans[parent].start_ns - 3e6 <= span.start_ns <= spans[parent].end_ns, name
     request_id = root.attributes["salf.request_id"]
     assert front.attributes["salf.request_id"] == request_id
     assert front.attributes["rpc.grpc.status_code"] == 0
