@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
-from threading import Semaphore
 
 from salf_batch.errors import ModelChangedError, ServerGoneError, UnreadableInputError
 from salf_batch.rows import Row, answered_row, failed_row
@@ -58,8 +57,8 @@ class Asking:
         in_flight: requests at a time, at most.
         read_ahead: inputs at a time that are read, wait, or wait for their row's turn.
         patience_s: how long no answer may come before the run stops.
-        readers: threads that read inputs, and decode them.
-        decoding: how many of these may decode at a time: as many as there are cores, or they only wait for each other.
+        readers: threads that read inputs, and wait until they are decoded.
+        decoders: threads that decode: few, since each keeps the memory of a large picture for the next.
         retries: counts pictures that were read again.
         repeated: how many requests were made again because the server was away.
     """
@@ -74,7 +73,7 @@ class Asking:
     read_ahead: int
     patience_s: float
     readers: Executor
-    decoding: Semaphore
+    decoders: Executor
     retries: RetryCount
     repeated: int = 0
     last_answer_s: float = 0.0
@@ -143,17 +142,16 @@ class Asking:
         data = one.load()
         for _ in range(_READINGS - 1):
             try:
-                return self._decoded(data)
+                return self.decoders.submit(self._decoded, data).result()
             except PictureError:
                 before, data = data, one.load()
                 if data == before:
                     raise
                 self.retries.add(scheme_of(one.uri), "changed")
-        return self._decoded(data)
+        return self.decoders.submit(self._decoded, data).result()
 
     def _decoded(self, data: bytes) -> Prepared:
-        with self.decoding:
-            return prepare(decode_picture(data), self.preparation)
+        return prepare(decode_picture(data), self.preparation)
 
     async def _explained(self, picture: Prepared | bytes) -> Explanation:
         pause_s, failures = _FIRST_PAUSE_S, 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +35,7 @@ class Settings:
         shard_size: rows of one Parquet file: what is lost at most when a run is killed.
         in_flight: requests at a time, at most.
         read_ahead: inputs read ahead, at most; bounds the memory together with the pictures' size.
-        decoders: pictures decoded at a time, at most; None takes as many as there are cores.
+        decoders: threads that decode pictures; None takes as many as there are cores.
         sends_encoded: whether JPEG, PNG and WebP files go to the server as they are, where it takes them: less to send,
             and the server's cores decode. Otherwise this machine's do.
         timeout_s: for each answer, decoding included.
@@ -103,7 +102,11 @@ def score(
 async def _score(
     source: Source, target: Place, settings: Settings, report: Callable[[Progress], None], started_s: float
 ) -> Summary:
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers:
+    cores = len(os.sched_getaffinity(0))
+    with (
+        ThreadPoolExecutor(settings.decoders or cores, thread_name_prefix="salf-decode") as decoders,
+        ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers,
+    ):
         async with AsyncClient(
             settings.url, model=settings.model, timeout_s=settings.timeout_s, sends_encoded=settings.sends_encoded
         ) as client:
@@ -124,7 +127,7 @@ async def _score(
                 read_ahead=settings.read_ahead,
                 patience_s=settings.patience_s,
                 readers=readers,
-                decoding=threading.Semaphore(settings.decoders or len(os.sched_getaffinity(0))),
+                decoders=decoders,
                 retries=source.retries,
             )
             metrics = RunMetrics(target.uri, source.count, tally, asking, source.retries, target.retries)
