@@ -11,6 +11,7 @@ from salf_batch.errors import (
     BatchError,
     InvalidSourceError,
     InvalidTargetError,
+    MetricsUnavailableError,
     MissingExtraError,
     ModelChangedError,
     ServerGoneError,
@@ -21,13 +22,15 @@ from salf_batch.errors import (
     TargetWriteError,
     UnreadableInputError,
 )
+from salf_batch.progress import Progress, Summary
 from salf_batch.reporting import write_report
-from salf_batch.scoring import Progress, Settings, Summary, score
+from salf_batch.scoring import Settings, score
 
 __all__ = [
     "BatchError",
     "InvalidSourceError",
     "InvalidTargetError",
+    "MetricsUnavailableError",
     "MissingExtraError",
     "ModelChangedError",
     "Progress",

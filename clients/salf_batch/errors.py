@@ -10,6 +10,7 @@ BatchError
 ├── TargetInUseError         another run writes to the target
 ├── TargetWriteError         the target cannot be written: disk full, no permission
 ├── InvalidTargetError       the target is no scored store
+├── MetricsUnavailableError  the metrics file cannot be written, or their port is taken
 ├── ModelChangedError        the server began to answer with another model
 └── ServerGoneError          the server did not answer for longer than the run's patience
 
@@ -55,6 +56,10 @@ class TargetWriteError(BatchError):
 
 class InvalidTargetError(BatchError):
     """The target is no scored store."""
+
+
+class MetricsUnavailableError(BatchError):
+    """The run's metrics cannot be shown where they shall be."""
 
 
 class ModelChangedError(BatchError):

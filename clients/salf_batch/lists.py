@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from salf_batch.errors import InvalidSourceError
 from salf_batch.stores import Place, place_of
@@ -63,8 +62,7 @@ def json_lines_inputs(manifest: Place, *, column: str | None) -> Iterator[tuple[
 
 @contextmanager
 def _lines(manifest: Place) -> Iterator[io.TextIOWrapper]:
-    file = manifest.asked(partial(manifest.files.open, manifest.path, "rb"))
-    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(manifest.open(), encoding="utf-8-sig", newline="") as lines:
         try:
             yield lines
         except UnicodeDecodeError as error:

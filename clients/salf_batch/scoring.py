@@ -3,13 +3,15 @@
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from salf_batch.answering import Asking
 from salf_batch.errors import MissingExtraError, ServerGoneError, SourceChangedError
+from salf_batch.metrics import RunMetrics, exposed
+from salf_batch.progress import Progress, Summary, Tally
 from salf_batch.rows import Row, as_parquet
 from salf_batch.sources import Input, Source, open_source
 from salf_batch.stores import Place, place_of
@@ -38,6 +40,8 @@ class Settings:
             and the server's cores decode. Otherwise this machine's do.
         timeout_s: for each answer, decoding included.
         patience_s: how long to wait for a server that is away.
+        metrics_file: Prometheus metrics of the run, for the node exporter's textfile collector; ends in .prom.
+        metrics_port: shows the same over HTTP while the run goes.
     """
 
     url: str | Sequence[str] = "localhost:8001"
@@ -52,79 +56,13 @@ class Settings:
     sends_encoded: bool = False
     timeout_s: float = 30.0
     patience_s: float = 60.0
+    metrics_file: Path | None = None
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "in_flight", "read_ahead", "timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but it is {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        stage: "listing", "waiting for the server" or "scoring".
-        total: inputs; found so far while listing.
-        done: rows that are known, those of earlier runs included.
-        errors: rows of this run that hold an error.
-    """
-
-    stage: str
-    total: int
-    done: int = 0
-    errors: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did.
-
-    Attributes:
-        target: that was written.
-        inputs: of the source; the target has so many rows.
-        scored: by this run.
-        already_done: by earlier runs.
-        errors: rows of this run that hold an error.
-        labels: class -> rows of this run, the most frequent first.
-        model: that answered.
-        version: of it.
-        contract_id: of it.
-        seconds: this run took.
-        pictures_per_second: of this run, listing left out.
-        requests_repeated: because the server was away or busy.
-        reads_repeated: because the source's store was in trouble.
-    """
-
-    target: str
-    inputs: int
-    scored: int
-    already_done: int
-    errors: int
-    labels: dict[str, int]
-    model: str
-    version: int
-    contract_id: str
-    seconds: float
-    pictures_per_second: float
-    requests_repeated: int
-    reads_repeated: int
-
-
-@dataclass
-class _Tally:
-    done: int
-    scored: int = 0
-    errors: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-
-    def add(self, row: Row) -> None:
-        self.done += 1
-        self.scored += 1
-        if row.get("error") is not None:
-            self.errors += 1
-        else:
-            self.labels[row["label"]] += 1
 
 
 def score(
@@ -164,9 +102,11 @@ def score(
 async def _score(
     source: Source, target: Place, settings: Settings, report: Callable[[Progress], None], started_s: float
 ) -> Summary:
-    decoders = ThreadPoolExecutor(settings.decoders or len(os.sched_getaffinity(0)), thread_name_prefix="salf-decode")
-    asyncio.get_running_loop().set_default_executor(decoders)  # the client decodes there
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers:
+    cores = len(os.sched_getaffinity(0))
+    with (
+        ThreadPoolExecutor(settings.decoders or cores, thread_name_prefix="salf-decode") as decoders,
+        ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers,
+    ):
         async with AsyncClient(
             settings.url, model=settings.model, timeout_s=settings.timeout_s, sends_encoded=settings.sends_encoded
         ) as client:
@@ -175,28 +115,35 @@ async def _score(
             manifest = _manifest(source, model, settings)
             claim(target, manifest)
             done = set(parts(target, manifest))
-            tally = _Tally(done=sum(map(manifest.rows_of, done)))
+            tally = Tally(done=sum(map(manifest.rows_of, done)))
             asking = Asking(
                 client=client,
                 contract_id=manifest.contract_id,
+                preparation=model.preparation,
+                sends_encoded=settings.sends_encoded,
                 top=manifest.top,
                 maps=manifest.maps,
                 in_flight=settings.in_flight,
                 read_ahead=settings.read_ahead,
                 patience_s=settings.patience_s,
                 readers=readers,
+                decoders=decoders,
+                retries=source.retries,
             )
+            metrics = RunMetrics(target.uri, source.count, tally, asking, source.retries, target.retries)
             scoring_s = time.monotonic()
             already_done, shard_rows = tally.done, list[Row]()
             report(Progress("scoring", source.count, tally.done))
-            async for row in asking.rows(_left(source, manifest, done)):
-                shard_rows.append(row)
-                tally.add(row)
-                report(Progress("scoring", source.count, tally.done, tally.errors))
-                shard = row["index"] // manifest.shard_size
-                if len(shard_rows) == manifest.rows_of(shard):
-                    await asyncio.to_thread(_write, target, shard, shard_rows, maps=manifest.maps)
-                    shard_rows = []
+            with exposed(metrics, file=settings.metrics_file, port=settings.metrics_port):
+                async for row in asking.rows(_left(source, manifest, done)):
+                    shard_rows.append(row)
+                    tally.add(row)
+                    report(Progress("scoring", source.count, tally.done, tally.errors))
+                    shard = row["index"] // manifest.shard_size
+                    if len(shard_rows) == manifest.rows_of(shard):
+                        await asyncio.to_thread(_write, target, shard, shard_rows, maps=manifest.maps)
+                        shard_rows = []
+                metrics.finished_s = time.time()
     now_s = time.monotonic()
     return Summary(
         target=target.uri,
@@ -212,6 +159,7 @@ async def _score(
         pictures_per_second=tally.scored / max(1e-9, now_s - scoring_s),
         requests_repeated=asking.repeated,
         reads_repeated=source.retries.value,
+        writes_repeated=target.retries.value,
     )
 
 

@@ -70,7 +70,7 @@ def models(url: Url = "localhost:8001", timeout: Timeout = 30.0, json: Json = Fa
     with Client(url, timeout_s=timeout) as client:
         served = client.models()
     if json:
-        print_json([asdict(model) for model in served])
+        print_json([{**asdict(model), "preparation": model.preparation.model_dump()} for model in served])
         return
     from salf_cli.tables import models_table
 
