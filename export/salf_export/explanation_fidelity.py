@@ -96,7 +96,8 @@ def compare_explanations(
             for concept, contribution, expected_map in zip(one.concepts, one.contributions, one.maps, strict=True):
                 # A concept that is no longer shown contributes nothing that anybody sees.
                 got, got_map = shown.get(int(concept), (0.0, np.zeros_like(expected_map)))
-                errors.append(abs(got - float(contribution)))
+                error = abs(got - float(contribution))
+                errors.append(error if np.isfinite(error) else np.inf)
                 cosines.append(_cosine(got_map, expected_map))
     return ExplanationFidelity(
         pictures=len(expected),

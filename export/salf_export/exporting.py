@@ -36,7 +36,7 @@ from salf_export.description import describe
 from salf_export.errors import OptionError, RepositoryError, SourceError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
-from salf_export.gate import Thresholds, check_gate
+from salf_export.gate import Thresholds, check_enough, check_gate
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import (
     all_maps_graph,
@@ -60,10 +60,7 @@ from salf_export.reduction import (
 from salf_export.repository import ModelFolder, check_name, choose_version, read_documents
 from salf_export.triton_config import Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, verify
-from salf_training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
+from salf_training.checkpoint import Checkpoint, load_checkpoint
 from salf_training.errors import TrainingError
 
 DEFAULT_TOP = 16
@@ -166,7 +163,10 @@ def export_checkpoint(
     except TrainingError as error:
         raise SourceError(str(error)) from error
     check_pictures(source.card, pictures)
+    thresholds = thresholds or Thresholds()
     known = read_pictures(source, calibration=calibration, held_out=held_out)
+    if known.held_out is not None:
+        check_enough(len(known.held_out), thresholds)
     document = describe(
         source,
         checkpoint,
@@ -180,7 +180,6 @@ def export_checkpoint(
     for documents in present.values():
         _check_sizes(document, documents)
 
-    thresholds = thresholds or Thresholds()
     backbone = None if source.card.starts_from_features else backbone_graph(source.model, source.card.preparation)
     choice = None
     if backbone is not None and known.calibration is not None:

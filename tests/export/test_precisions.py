@@ -163,9 +163,25 @@ def test_the_gate_counts_each_figure_against_its_allowance():
     check_gate(wrong, thresholds)
     with pytest.raises(FidelityError, match="largest_contribution_error"):
         check_gate(wrong, Thresholds(contribution_error=0.4))
-    with pytest.raises(OptionError, match="at least 100"):
-        check_gate(PERFECT.model_copy(update={"pictures": 20}), thresholds)
     assert "TOO LOW" not in gate_table(PERFECT, thresholds)
+
+
+@pytest.mark.parametrize("name", ["class_agreement", "map_cosine", "largest_contribution_error", "pointing"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_never_passes_the_gate(name, value):
+    figures = PERFECT.model_copy(update={"pointing": 0.9, "pointing_source": 0.9} | {name: value})
+    for thresholds in (Thresholds(), Thresholds(contribution_error=1.0)):
+        assert pressure(figures, thresholds) == float("inf")
+        with pytest.raises(FidelityError, match=rf"{name} .* TOO LOW"):
+            check_gate(figures, thresholds)
+
+
+def test_too_few_held_out_pictures_are_refused_before_anything_is_computed(tmp_path, scenes):
+    folder = Path(shutil.copytree(scenes / "calibration", tmp_path / "few"))
+    steps = []
+    refused(tmp_path, "holds 64 pictures; .* at least 100 .*least_pictures", kind=Kind("openvino", "bf16"),
+            held_out=folder, on_step=steps.append)  # fmt: skip
+    assert steps == []
 
 
 def test_thresholds_come_from_a_file_that_knows_its_keys(tmp_path):
@@ -290,12 +306,38 @@ def test_a_broken_backbone_shows_in_every_figure(demonstration, backbone, calibr
     assert bad.largest_contribution_error > 1
 
 
-def test_an_explanation_that_breaks_is_not_published(tmp_path, scenes):
-    strict = Thresholds(map_cosine=1.0)
-    with pytest.raises(FidelityError, match=r"(?s)nothing was published.*map_cosine .* TOO LOW.*--calibration"):
-        export_checkpoint(CHECKPOINT, tmp_path / "r", name="s", kind=Kind("openvino", "bf16"),
-                          held_out=scenes / "held_out", thresholds=strict)  # fmt: skip
+def test_an_explanation_that_breaks_is_not_published_and_the_table_is_printed(tmp_path, scenes):
+    """By the command, with thresholds from a file: a table is read line by line."""
+    from salf_cli.main import app
+
+    (tmp_path / "strict.yaml").write_text("map_cosine: 1.0")
+    done = CliRunner().invoke(
+        app,
+        ["export", str(CHECKPOINT), "--repository", str(tmp_path / "r"), "--name", "s", "--runtime", "openvino",
+         "--precision", "bf16", "--held-out", str(scenes / "held_out"), "--thresholds", str(tmp_path / "strict.yaml")],
+    )  # fmt: skip
+    assert done.exit_code == 1, done.output
+    lines = done.stderr.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [
+        "on", "class_agreement", "top5_overlap", "top5_order", "map_cosine", "largest_contribution_error", "pointing",
+    ]  # fmt: skip
+    (missed,) = [line for line in lines if "TOO LOW" in line]
+    assert missed.split() == ["map_cosine", missed.split()[1], ">=", "1", "TOO", "LOW"]
+    assert "nothing was published" in lines[0]
+    assert "--calibration" in lines[-1]
     assert not (tmp_path / "r").exists()
+
+
+def test_a_runtime_that_answers_with_nan_uses_up_every_allowance(demonstration, backbone, calibration):
+    expected = explain_with_torch(demonstration.model, calibration[:8], top=16)
+    session = GraphSession(graph_of(demonstration, backbone))
+
+    class Broken:
+        def run(self, inputs):
+            answer = session.run(inputs)
+            return answer | {"top_contributions": np.full_like(answer["top_contributions"], np.nan)}
+
+    assert pressure(compare_explanations(Broken(), calibration[:8], expected), Thresholds()) == float("inf")
 
 
 def test_masks_are_not_taken_for_pictures(scenes, demonstration, tmp_path):
