@@ -39,6 +39,7 @@ from salf_export.publishing import publish
 from salf_export.repository import read_model, versions_in
 
 HERE = Path(__file__).parent
+BEST = Tuning(max_batch_size=4, instances=2, threads=3, max_queue_delay_microseconds=700)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -58,11 +59,19 @@ def described(repository: Path, name: str) -> set[int]:
     return set(metadata_in_parameters(parameters))
 
 
+def tune_version(repository: Path, version: int, *, best: Tuning = BEST) -> None:
+    """Put the record of a tuning beside boats' config.pbtxt."""
+    trial = Trial(settings=best, pictures_per_s=1, p50_ms=1, p95_ms=1, requests=1, fits=True)
+    record = TuningRecord(model="boats", version=version, p95_bound_ms=5, concurrency=1, best=best, trials=(trial,))
+    (repository / "boats" / tuning_file(version)).write_text(record.to_json())
+
+
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two") / "repository"
     publish_family(folder, 1)
     publish_family(folder, 2, concepts=6)
+    tune_version(folder, 1)
     return folder
 
 
@@ -122,10 +131,7 @@ def test_a_rollback_brings_the_versions_own_settings_back(repo):
 
 
 def test_a_rollback_uses_what_was_tuned_for_that_version(repo):
-    best = Tuning(max_batch_size=4, instances=2, threads=3, max_queue_delay_microseconds=700)
-    trial = Trial(settings=best, pictures_per_s=1, p50_ms=1, p95_ms=1, requests=1, fits=True)
-    record = TuningRecord(model="boats", version=1, p95_bound_ms=5, concurrency=1, best=best, trials=(trial,))
-    (repo / "boats" / tuning_file(1)).write_text(record.to_json())
+    tune_version(repo, 1)
     roll_back(repo, "boats", to=1)
     config = parsed_config(repo / "boats")
     assert (config.max_batch_size, config.instance_group[0].count) == (4, 2)
@@ -221,7 +227,7 @@ def test_a_copy_that_changes_on_the_way_is_refused(repo, tmp_path, monkeypatch):
     assert tree(tmp_path / "serving") == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_verify_finds_every_flipped_bit(two_versions, data):
     files = sorted(path for path in two_versions.rglob("*") if path.is_file())
@@ -240,7 +246,9 @@ def test_verify_finds_every_flipped_bit(two_versions, data):
 
 
 def test_verify_finds_every_missing_file(two_versions):
-    for path in sorted(path for path in two_versions.rglob("*") if path.is_file()):
+    """But for a record of a tuning, which need not be there."""
+    records = {two_versions / "boats" / tuning_file(1)}
+    for path in sorted({path for path in two_versions.rglob("*") if path.is_file()} - records):
         content = path.read_bytes()
         path.unlink()
         try:
@@ -255,6 +263,14 @@ def test_verify_finds_an_added_file(repo, place):
     (repo / place).write_bytes(b"")
     (finding,) = verify_repository(repo).findings
     assert "was not published" in finding.problem
+
+
+def test_verify_finds_the_tuning_of_another_version(repo):
+    (repo / "boats" / tuning_file(1)).rename(repo / "boats" / tuning_file(2))
+    (finding,) = verify_repository(repo).findings
+    assert (finding.model, finding.version) == ("boats", 2)
+    assert "tuning_v2.json is that of boats version 1" in finding.problem
+    assert f"remove {repo / 'boats' / tuning_file(2)}" in finding.remedy
 
 
 def test_verify_says_how_to_go_back_from_a_damaged_version(repo):
