@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -425,6 +426,56 @@ def test_a_change_without_space_leaves_the_repository_as_it_was(change, interrup
         else:  # what failed was tidying up, or sharing what can be stored twice
             assert tree(step / "repository") != tree(folder / "start"), step
     assert refused > {"rollback": 5, "retention": 5}.get(change, 15)
+
+
+def salf(*arguments: str | Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """The command; `limit_bytes`: no file may become larger, as under a quota."""
+    limit = None if limit_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes,) * 2)
+    code = "import sys; from salf_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+
+def test_a_write_that_breaks_off_is_one_line_and_leaves_the_repository_as_it_was(repo, tmp_path):
+    """The kernel refuses the rest of a file, in the middle of it."""
+    target = tmp_path / "serving" / "repository"
+    publish_family(target, 1)
+    before = tree(target)
+    done = salf("publish", repo, "boats:2", "--to", target, limit_bytes=len(WEIGHTS) // 2)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "version 2 of boats could not be written" in line
+    assert "the repository is as it was before" in line
+    assert tree(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["repository"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk; the kernel's limit above is for all")
+def test_a_full_disk_is_told_with_the_command_that_frees_it(tmp_path):
+    """A real disk that holds two versions and no third."""
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    for version in (1, 2, 3):
+        publish_family(source, version)
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        target = disk / "repository"
+        for version in (1, 2):
+            publish_version(source, "boats", target, version=version)
+        (disk / "others").write_bytes(bytes(shutil.disk_usage(disk).free - 64 * 1024))
+        before = tree(target)
+        done = salf("publish", source, "boats:3", "--to", target)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "No space left on device" in line
+        assert f"salf prune {target} NAME --keep 1" in line
+        assert tree(target) == before
+        assert sorted(path.name for path in disk.iterdir()) == ["others", "repository"]
+        assert "removed version 1" in salf("prune", target, "boats", "--keep", "1").stdout
+        assert salf("publish", source, "boats:3", "--to", target).returncode == 0
+        assert verify_repository(target).findings == ()
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("change", ["publish", "rollback"])
