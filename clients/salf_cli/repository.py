@@ -1,4 +1,4 @@
-"""`salf list`, `verify`, `publish`, `rollback` and `prune`: what a model repository holds, and which version of it is served."""
+"""`salf list`, `verify`, `publish`, `rollback`, `prune`: what a repository holds, and which version of it is served."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -9,6 +9,7 @@ import onnx
 from salf_contract import Metadata
 from salf_export.kinds import Kind
 from salf_export.pictures import Pictures
+from salf_export.tensorrt_api import engine_provenance
 from salf_training.checkpoint import CARD_FILE, CLASSES_FILE, CONCEPTS_FILE, WEIGHTS_FILE, Checkpoint, file_sha256
 
 
@@ -42,9 +43,13 @@ def describe(
         "salf_version": package_version("salf"),
         "torch_version": package_version("torch"),
         "onnx_version": onnx.__version__,
-        "runtime": f"{kind.runtime} {package_version(kind.runtime)}",
         "precision": kind.precision,
     }
+    if kind.runtime == "tensorrt":
+        bound_to = engine_provenance()
+        provenance |= {"runtime": f"tensorrt {bound_to['tensorrt_version']}", **bound_to}
+    else:
+        provenance["runtime"] = f"{kind.runtime} {package_version(kind.runtime)}"
     if calibration is not None:
         provenance |= {"calibration_pictures": str(len(calibration)), "calibration_sha256": calibration.sha256}
     return Metadata(
