@@ -1,6 +1,6 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -129,7 +129,7 @@ def read_documents(folder: Path) -> dict[int, Metadata]:
 
 
 def check_sizes(document: Metadata, present: Mapping[int, Metadata]) -> None:
-    """Raises RepositoryError unless a new version fits those that are there: they share a config.pbtxt with H, W, h, w."""
+    """Raises RepositoryError unless a version fits those that are there: one config.pbtxt states H, W, h, w of all."""
 
     def sizes(one: Metadata) -> tuple[int, int, int, int]:
         return (one.preparation.height, one.preparation.width, *one.map_size)

@@ -35,10 +35,11 @@ from salf_export.gate import check_gate, gate_table, pressure
 from salf_export.graphs import explain_graph
 from salf_export.kinds import check_kind
 from salf_export.openvino_model import to_openvino
-from salf_export.pictures import read_calibration, read_held_out
+from salf_export.pictures import Pictures, read_calibration, read_held_out
 from salf_export.quantising import Quantiser
+from salf_export.reduction import block_reports, reduce_backbone
 from salf_export.runtime import GraphSession
-from salf_export.sensitivity import choose_blocks
+from salf_export.sensitivity import AIM, Choice, choose_blocks
 from salf_training.checkpoint import Checkpoint, load_checkpoint
 from salf_training.scenes import write_scenes
 
@@ -243,6 +244,42 @@ def test_the_most_harmful_blocks_stay_in_float_and_no_more_than_needed():
     hopeless = choose_blocks(FakeQuantiser(blocks), lambda _kept: 9.0)
     assert len(hopeless.kept) == 4
     assert hopeless.pressure > 1, "the gate refuses it"
+
+
+def test_int8_weights_are_scaled_per_channel_and_around_zero(quantiser):
+    model = quantiser.quantise()
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        weight, scale, zero = makers[node.input[1]].input
+        assert constants[weight].dtype == np.int8
+        assert constants[scale].shape == (len(constants[weight]),), "one scale for each output channel"
+        assert not constants[zero].any()
+
+
+def test_blocks_stay_in_float_for_the_explanation_where_the_class_needs_none(demonstration, backbone, calibration):
+    pictures, top = Pictures(calibration[:24], "0" * 64), 16
+
+    def kept(**asked: float) -> Choice:
+        nothing = {"class_agreement": 0, "top5_overlap": 0, "top5_order": 0, "map_cosine": 0}
+        return reduce_backbone(backbone, demonstration.model, pictures, kind=INT8, top=top,
+                               thresholds=Thresholds(**nothing | asked))  # fmt: skip
+
+    assert kept(class_agreement=0.99).kept == ()
+    choice = kept(class_agreement=0.99, map_cosine=0.9999)
+    assert 0 < len(choice.kept) < len(choice.blocks)
+    assert choice.pressure <= AIM
+    assert set(choice.alone) == set(choice.blocks)
+    reports = block_reports(choice)
+    assert {name for name, block in reports.items() if block.kept_float} == {block.name for block in choice.kept}
+    expected = explain_with_torch(demonstration.model, pictures.pixels, top=top)
+    reached = [
+        compare_explanations(GraphSession(graph_of(demonstration, one)), pictures.pixels, expected).map_cosine
+        for one in (kept(class_agreement=0.99).backbone, choice.backbone)
+    ]
+    assert reached[0] < 0.9999 < reached[1]
 
 
 def test_int8_in_the_first_blocks_means_the_same_in_both_runtimes(demonstration, quantiser, calibration):
