@@ -60,7 +60,7 @@ def run(cache: Path, paths: list[Path], seconds_per_batch: float, progress: Path
     cached_prompt_embeddings(
         cache,
         paths,
-        slow_projection(seconds_per_batch),
+        slow_projection(seconds_per_batch, width=512),  # a batch is too large to wait in the file's buffer
         CIRCLES,
         preparation=Preparation(height=16, width=16),
         batch_size=4,
@@ -70,9 +70,9 @@ def run(cache: Path, paths: list[Path], seconds_per_batch: float, progress: Path
 
 
 def rows_from(start: int) -> Iterator[NDArray[np.float16]]:
-    """Rows `start` to 3 of a table: a batch that waits in the file's buffer, one that is too large for it, a third."""
-    table = (np.arange(4 * 3000) % 1000).astype(np.float16).reshape(4, 3000)
-    for rows in (slice(0, 1), slice(1, 3), slice(3, 4)):
+    """Rows `start` to 13 of a table: 1 kB that waits in the file's buffer, 12 kB that do not fit in, 1 kB again."""
+    table = (np.arange(14 * 500) % 997).astype(np.float16).reshape(14, 500)
+    for rows in (slice(0, 1), slice(1, 13), slice(13, 14)):
         if rows.stop > start:
             yield table[max(start, rows.start) : rows.stop]
 
@@ -118,7 +118,7 @@ def _fill_until(folder: Path, last_line: int) -> None:
         folder.with_suffix(".done").write_text(str(done))
 
     sys.settrace(count)
-    filled_table(folder, rows_from, rows=4, on_rows=tell, sync_every_s=0)
+    filled_table(folder, rows_from, rows=14, on_rows=tell, sync_every_s=0)
     sys.settrace(None)
 
 

@@ -16,7 +16,12 @@ from picture_files import ColourEncoder, write_noise
 from similarity_runs import kill_at_every_line, rows_from, run, run_weighed
 
 from salf_contract import Preparation
-from salf_training.embeddings import cached_prompt_embeddings, iter_local_similarities, local_similarities
+from salf_training.embeddings import (
+    LocalSimilarities,
+    cached_prompt_embeddings,
+    iter_local_similarities,
+    local_similarities,
+)
 from salf_training.errors import DataError, SettingsError
 from salf_training.prompts import BlurSettings, CircleSettings, CropSettings
 from salf_training.resumable_table import filled_table
@@ -84,14 +89,14 @@ def test_a_table_survives_a_kill_at_any_line_twice(tmp_path, processes):
         table = filled_table(
             folder,
             lambda start, resumed_at=resumed_at: resumed_at.append(start) or rows_from(start),
-            rows=4,
+            rows=14,
             on_rows=lambda _: None,
             sync_every_s=0,
         )
         assert np.array_equal(table, expected), folder
         # Rows that were told of were on disk and noted: nothing computes them again.
         told = folder.with_suffix(".done")
-        assert min(resumed_at, default=4) >= (int(told.read_text() or 0) if told.exists() else 0), folder
+        assert min(resumed_at, default=14) >= (int(told.read_text() or 0) if told.exists() else 0), folder
 
 
 @pytest.mark.slow
@@ -258,12 +263,16 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(tmp_path):
         )
 
 
-def test_similarities_come_in_chunks_that_are_those_of_the_whole():
+def test_similarities_come_in_chunks_or_as_asked_for_and_are_those_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(7, 4, 8, generator=generator), dim=-1).numpy()
     texts = torch.nn.functional.normalize(torch.randn(5, 8, generator=generator), dim=-1)
     embeddings = embeddings.astype(np.float16)
     chunks = list(iter_local_similarities(embeddings, texts, pictures=3))
     assert [(chosen.start, chosen.stop) for chosen, _ in chunks] == [(0, 3), (3, 6), (6, 7)]
-    together = torch.cat([similarities for _, similarities in chunks])
-    assert together.numpy() == pytest.approx(local_similarities(embeddings, texts).numpy(), abs=1e-6)
+    together, whole = torch.cat([similarities for _, similarities in chunks]), local_similarities(embeddings, texts)
+    assert together.numpy() == pytest.approx(whole.numpy(), abs=1e-6)
+    asked_for = LocalSimilarities(embeddings, texts)
+    assert asked_for.shape == tuple(whole.shape)
+    some = torch.tensor([5, 0, 5])
+    assert asked_for[some].numpy() == pytest.approx(whole[some].numpy(), abs=1e-6)
