@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import table_kills
 import torch
 from picture_files import ColourEncoder, write_noise
-from similarity_runs import kill_at_every_line, rows_from, run, run_weighed
+from similarity_runs import run, run_weighed
+from table_kills import rows_from
 
 from salf_contract import Preparation
 from salf_training.embeddings import (
@@ -77,11 +80,8 @@ def test_ten_kills_at_random_moments_leave_no_trace_in_the_bytes(tmp_path, proce
 
 
 @pytest.mark.slow
-def test_a_table_survives_a_kill_at_any_line_twice(tmp_path, processes):
-    process = processes.Process(target=kill_at_every_line, args=(tmp_path,))
-    process.start()
-    process.join(timeout=120)
-    assert process.exitcode == 0
+def test_a_table_survives_a_kill_at_any_line_twice(tmp_path):
+    subprocess.run([sys.executable, table_kills.__file__, tmp_path], check=True, timeout=300)
     expected, folders = np.concatenate(list(rows_from(0))), [path for path in tmp_path.iterdir() if path.is_dir()]
     assert len(folders) > 80, "every step of lock, header, rows, note and resumption is a line"
     for folder in folders:
