@@ -13,9 +13,9 @@ import salf_contract
 
 #: Backends that read pictures and documents by the contract carry a copy of it.
 _WITH_CONTRACT = ("salf_encoded",)
-#: Backends that run a graph share one module; each gets a copy.
+#: Backends that run a graph share these modules; each gets copies.
 _WITH_GRAPH_BACKEND = ("onnxruntime", "openvino")
-_GRAPH_BACKEND = "graph_backend.py"
+_GRAPH_BACKEND = ("graph_backend.py", "graph_config.py")
 
 
 def backend_files() -> dict[Path, Path]:
@@ -23,7 +23,7 @@ def backend_files() -> dict[Path, Path]:
     room = Path(__file__).parent
     ours = room / "backends"
     files = {path.relative_to(ours): path for path in ours.rglob("*.py")}
-    files |= {Path(backend) / _GRAPH_BACKEND: room / _GRAPH_BACKEND for backend in _WITH_GRAPH_BACKEND}
+    files |= {Path(backend) / name: room / name for backend in _WITH_GRAPH_BACKEND for name in _GRAPH_BACKEND}
     contract = Path(salf_contract.__file__).parent
     for backend in _WITH_CONTRACT:
         files |= {Path(backend) / contract.name / path.name: path for path in contract.glob("*.py")}

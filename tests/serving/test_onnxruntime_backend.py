@@ -44,6 +44,7 @@ def backend():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", fake)
         patch.delitem(sys.modules, "graph_backend", raising=False)
+        patch.delitem(sys.modules, "graph_config", raising=False)
         patch.syspath_prepend(str(SOURCE.parents[2]))
         spec = importlib.util.spec_from_file_location("salf_onnxruntime_backend", SOURCE)
         module = importlib.util.module_from_spec(spec)
@@ -53,6 +54,7 @@ def backend():
         patch.setattr(module.np, "__version__", "1.26.4")
         yield module
         sys.modules.pop("graph_backend", None)
+        sys.modules.pop("graph_config", None)
 
 
 def parameters(**values):
@@ -116,11 +118,11 @@ def test_wrong_settings_are_refused(backend, config, words):
 @pytest.mark.parametrize("data_type", ["TYPE_STRING", "TYPE_BF16"])
 def test_types_that_numpy_or_the_wire_cannot_carry_are_refused(backend, data_type):
     with pytest.raises(ValueError, match=f"has type {data_type}; .* serve BOOL"):
-        sys.modules["graph_backend"].parse_ports([{"name": "x", "data_type": data_type, "dims": ["1"]}])
+        sys.modules["graph_config"].parse_ports([{"name": "x", "data_type": data_type, "dims": ["1"]}])
 
 
 def test_the_thread_variable_has_one_name(backend):
-    assert sys.modules["graph_backend"].THREADS_VARIABLE == THREADS_VARIABLE
+    assert sys.modules["graph_config"].THREADS_VARIABLE == THREADS_VARIABLE
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def backend():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", fake)
         patch.delitem(sys.modules, "graph_backend", raising=False)
+        patch.delitem(sys.modules, "graph_config", raising=False)
         patch.syspath_prepend(str(ROOM))
         spec = importlib.util.spec_from_file_location("salf_openvino_backend", ROOM / "backends/openvino/model.py")
         module = importlib.util.module_from_spec(spec)
@@ -43,6 +44,7 @@ def backend():
         module.warnings = fake.warnings
         yield module
         sys.modules.pop("graph_backend", None)
+        sys.modules.pop("graph_config", None)
 
 
 def parameters(**values):

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a backend directory of Triton's, not a package
 """Triton backend `onnxruntime` for servers that come without the native one.
 
-Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf but the copy of
-graph_backend.py beside it. It reads the parameters that the native backend reads
+Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf but the copies of
+graph_backend.py and graph_config.py beside it. It reads the parameters that the native backend reads
 (github.com/triton-inference-server/onnxruntime_backend, README and src/onnxruntime.cc), so that one config.pbtxt serves
 both, and refuses names that neither knows.
 """
@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import onnxruntime as ort
-from graph_backend import (
+from graph_backend import GraphModel
+from graph_config import (
     Array,
-    GraphModel,
     GraphTensor,
     check_graph,
     given_parameters,
@@ -152,8 +152,10 @@ def _session_options(settings: Settings) -> Any:
     options.graph_optimization_level = _OPTIMIZATION_LEVELS[settings.optimization_level]
     options.enable_cpu_mem_arena = settings.enable_mem_arena
     options.enable_mem_pattern = settings.enable_mem_pattern
-    # All graphs share the cores with each other and with the decoders: threads of an idle one must not spin on them.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # All graphs share the cores with each other, with the decoders and with Triton: a thread that waits for the next
+    # operator must not spin on them. It would spin longest just when the thread that it waits for has lost its core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
     return options

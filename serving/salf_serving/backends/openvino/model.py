@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a backend directory of Triton's, not a package
 """Triton backend `openvino` for servers that come without the native one.
 
-Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf but the copy of
-graph_backend.py beside it. It reads the parameters that the native backend reads
+Runs inside Triton's Python stub, from a backend directory, so it imports nothing of salf but the copies of
+graph_backend.py and graph_config.py beside it. It reads the parameters that the native backend reads
 (github.com/triton-inference-server/openvino_backend, README and src/openvino.cc at db19304), so that one config.pbtxt
 serves both, and refuses names that neither knows.
 
@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import openvino
-from graph_backend import (
+from graph_backend import GraphModel
+from graph_config import (
     Array,
-    GraphModel,
     GraphTensor,
     check_graph,
     given_parameters,
@@ -126,9 +126,10 @@ class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_ba
 
     def compute(self, names: Sequence[str], feed: Mapping[str, Array]) -> Sequence[Array]:
         """See `GraphModel`."""
-        # Answers are copied: the next run overwrites them.
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feed.items()}
-        self.request.infer(contiguous)
+        # Inputs are read where they lie; answers are copied, since the next run overwrites them.
+        for name, array in feed.items():
+            self.request.set_tensor(name, openvino.Tensor(np.ascontiguousarray(array), shared_memory=True))
+        self.request.infer()
         return [self.request.get_tensor(name).data.copy() for name in names]
 
 
