@@ -42,11 +42,18 @@ class Network:
 
 
 RESNET_50 = Network("resnet50", 2048, 7)
+EFFICIENTNET_LITE0 = Network("tf_efficientnet_lite0", 1280, 7)
 VIT_B16 = Network("vit_base_patch16_224", 768, 14)
 
 
-def random_model(network: Network, *, pooling: Literal["average", "softmax"] = "average") -> SalfModel:
-    """A model with random weights whose numbers have ordinary sizes.
+def random_model(
+    network: Network,
+    *,
+    pooling: Literal["average", "softmax"] = "average",
+    concepts: int = CONCEPTS,
+    classes: int = CLASSES,
+) -> SalfModel:
+    """A model with random weights whose numbers have ordinary sizes, and a head with NEC 30.
 
     Raises:
         CannotMeasureError: the backbone's features have another shape than expected.
@@ -56,8 +63,8 @@ def random_model(network: Network, *, pooling: Literal["average", "softmax"] = "
     model = SalfModel(
         build_backbone(BackboneSettings(name=network.name)),
         channels=network.channels,
-        concepts=CONCEPTS,
-        classes=CLASSES,
+        concepts=concepts,
+        classes=classes,
         pooling=pooling,
     )
     model.pixel_mean.fill_(0.45)
@@ -74,15 +81,16 @@ def random_model(network: Network, *, pooling: Literal["average", "softmax"] = "
     if tuple(features.shape[1:]) != expected:
         raise CannotMeasureError(f"{network.name} gives {tuple(features.shape[1:])}, expected {expected}")
     model.concept_weight.normal_(std=network.channels**-0.5)
-    model.head_weight.copy_(torch.from_numpy(random_head(density=CONCEPTS_PER_CLASS / CONCEPTS)))
-    model.head_bias.copy_(torch.from_numpy(random.normal(size=CLASSES)))
+    head = random_head(density=CONCEPTS_PER_CLASS / concepts, concepts=concepts, classes=classes)
+    model.head_weight.copy_(torch.from_numpy(head))
+    model.head_bias.copy_(torch.from_numpy(random.normal(size=classes)))
     return model
 
 
-def random_head(*, density: float) -> NDArray[np.float64]:
+def random_head(*, density: float, concepts: int = CONCEPTS, classes: int = CLASSES) -> NDArray[np.float64]:
     """W_g FP64 [K,M]; the number of non-zero weights varies from class to class, as in fitted heads."""
     random = np.random.default_rng(1)
-    weights = random.normal(scale=(CONCEPTS * density) ** -0.5, size=(CLASSES, CONCEPTS))
+    weights = random.normal(scale=(concepts * density) ** -0.5, size=(classes, concepts))
     return np.where(random.random(weights.shape) < density, weights, 0.0)
 
 

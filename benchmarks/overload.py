@@ -23,12 +23,13 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from benchmarks.networks import Network
 from benchmarks.report import CannotMeasureError, Result
-from benchmarks.served_models import picture, write_repository
+from benchmarks.served_models import LARGE, SMALL, picture, write_repository
 from benchmarks.supervised import anonymous_mb, supervised
 from salf_contract import PREDICTED_CLASS
 
-MODELS = {"small": "efficientnet_lite0", "resnet50": "resnet50"}
+MODELS = {"small": SMALL, "resnet50": LARGE}
 OVERLOAD = 10
 DEADLINE_S = 2.0
 IN_FLIGHT = 16
@@ -72,9 +73,9 @@ def measure(*, quick: bool = False) -> Result:
     figures: dict[str, float] = {}
     spread: dict[str, tuple[float, float]] = {}
     notes: dict[str, float] = {}
-    for name, backbone in MODELS.items():
+    for name, network in MODELS.items():
         with tempfile.TemporaryDirectory(prefix="salf-bench-") as folder:
-            questions = _questions(Path(folder), name, backbone)
+            questions = _questions(Path(folder), name, network)
             with supervised(Path(folder) / "models", Path(folder), front=_FRONT, cores=str(cores[0])) as (address, pid):
                 os.sched_setaffinity(0, {cores[1]})
                 try:
@@ -95,7 +96,7 @@ def measure(*, quick: bool = False) -> Result:
             "offered": f"{OVERLOAD} times the best rate",
             "deadline_s": DEADLINE_S,
             "concurrent_requests": IN_FLIGHT,
-            "backbones": MODELS,
+            "backbones": {name: network.name for name, network in MODELS.items()},
         },
         figures=figures,
         spread=spread,
@@ -209,8 +210,8 @@ def _count_error(tally: Tally, error: grpc.RpcError) -> None:
     tally.errors[code] = tally.errors.get(code, 0) + 1
 
 
-def _questions(folder: Path, name: str, backbone: str) -> list[Question]:
-    session = write_repository(folder / "models", name=name, backbone=backbone)
+def _questions(folder: Path, name: str, network: Network) -> list[Question]:
+    session = write_repository(folder / "models", name=name, network=network)
     questions = []
     for seed in range(_PICTURES):
         image, target = picture(seed), np.full((1, 1), PREDICTED_CLASS, np.int32)

@@ -1,34 +1,116 @@
 """Model repositories for benchmarks of the server: real networks with random weights, made to explain."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 
+from benchmarks.networks import EFFICIENTNET_LITE0, RESNET_50, SIZE, TOP, Network, backbone_of, random_model
 from benchmarks.report import CannotMeasureError
-from salf_contract import EXPLAIN_INPUTS, EXPLAIN_OUTPUTS, PREDICTED_CLASS, Preparation
-from salf_export.backbone_graph import backbone_graph
-from salf_export.folding import fold, linear_head
+from salf_contract import (
+    ENCODED_INPUTS,
+    ENCODED_OUTPUTS,
+    EXPLAIN_INPUTS,
+    EXPLAIN_OUTPUTS,
+    METADATA_FILE,
+    PREDICTED_CLASS,
+    Metadata,
+    Preparation,
+)
+from salf_export.artefacts import make_artefact
+from salf_export.folding import graph_head, linear_head
 from salf_export.graphs import explain_graph
+from salf_export.kinds import Kind
+from salf_export.publishing import publish
+from salf_export.quantising import Quantiser
+from salf_export.repository import ModelFolder
 from salf_export.runtime import Arrays, GraphSession
-from salf_training.backbone import BackboneSettings, build_backbone
-from salf_training.model import SalfModel
+from salf_export.triton_config import Role, ServingSettings, config_text
 
-SIZE, CONCEPTS, CLASSES, TOP = 224, 1000, 100, 16
-_WEIGHTS_PER_CLASS = 30
+CONCEPTS, CLASSES = 1000, 100
+#: What the benchmarks call small and large.
+SMALL, LARGE = EFFICIENTNET_LITE0, RESNET_50
+_CALIBRATION = 16
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 
-def write_repository(folder: Path, *, name: str, backbone: str) -> GraphSession:
-    """Write a model repository with one explain model and its probe.
+def make_model(
+    name: str,
+    network: Network,
+    *,
+    precision: Literal["fp32", "int8"] = "fp32",
+    concepts: int = CONCEPTS,
+    classes: int = CLASSES,
+) -> tuple[ModelProto, Metadata]:
+    """An explain graph and its document; int8 quantises the whole backbone, calibrated on noise.
+
+    Raises:
+        CannotMeasureError: its explanation is empty.
+    """
+    model = random_model(network, concepts=concepts, classes=classes)
+    document = Metadata(
+        name=name,
+        version=1,
+        classes=tuple(f"class {number}" for number in range(classes)),
+        concepts=tuple(f"concept {number}" for number in range(concepts)),
+        preparation=Preparation(height=SIZE, width=SIZE),
+        pooling="average",
+        map_size=(network.cells, network.cells),
+        top=TOP,
+    )
+    backbone = backbone_of(model)
+    if precision == "int8":
+        backbone = Quantiser(backbone, np.concatenate([picture(seed) for seed in range(_CALIBRATION)])).quantise()
+    words = document.contract_id_words()
+    graph = explain_graph(backbone, graph_head(linear_head(model)), top=TOP, contract_id=words)
+    answer = GraphSession(graph).run(question())
+    if not answer["top_maps"].any() or answer["top_concepts"].astype(np.int64).max() < 0:
+        raise CannotMeasureError(f"{name} explains nothing")
+    return graph, document
+
+
+def publish_model(
+    repository: Path, graph: ModelProto, document: Metadata, *, kind: Kind | None = None, encoded: bool = False
+) -> Mapping[str, bytes]:
+    """Publish an explain model as `salf export` does, with its encoded endpoint if that is wanted.
+
+    Returns:
+        The files that the runtime reads, by name.
+    """
+    kind = kind or Kind()
+    files = make_artefact(graph, kind).files
+    roles: list[Role] = ["encoded", "explain"] if encoded else ["explain"]
+    models = [
+        ModelFolder(
+            name=_folder(document, role),
+            config=config_text(
+                model_name=_folder(document, role),
+                role=role,
+                inputs=ENCODED_INPUTS if role == "encoded" else EXPLAIN_INPUTS,
+                outputs=ENCODED_OUTPUTS if role == "encoded" else EXPLAIN_OUTPUTS,
+                documents={1: document},
+                settings=ServingSettings(),
+                runtime=kind.runtime,
+            ),
+            files={**({} if role == "encoded" else files), METADATA_FILE: document.to_json().encode()},
+        )
+        for role in roles
+    ]
+    publish(repository, 1, models)
+    return files
+
+
+def write_repository(folder: Path, *, name: str, network: Network) -> GraphSession:
+    """Write a model repository with one explain model and its probe, for `salf serve`.
 
     Args:
         folder: of the repository.
         name: of the model.
-        backbone: a network of timm's; its weights are random.
+        network: its backbone; the weights are random.
 
     Returns:
         The graph, to compute right answers with.
@@ -36,31 +118,33 @@ def write_repository(folder: Path, *, name: str, backbone: str) -> GraphSession:
     Raises:
         CannotMeasureError: its explanation is empty.
     """
-    model = _random_model(backbone)
-    graph = explain_graph(
-        backbone_graph(model, Preparation(height=SIZE, width=SIZE)),
-        fold(linear_head(model)),
-        top=TOP,
-        contract_id=np.arange(4, dtype=np.int32),
-    )
+    graph, _ = make_model(name, network)
     version = folder / name / "1"
     version.mkdir(parents=True)
     onnx.save(graph, version / "model.onnx")
     session = GraphSession(graph)
-    question: Arrays = {"image": picture(0), "target": np.full((1, 1), PREDICTED_CLASS, np.int32)}
-    answer = session.run(question)
-    if not answer["top_maps"].any() or answer["top_concepts"].astype(np.int64).max() < 0:
-        raise CannotMeasureError(f"{name} explains nothing")
-    arrays: dict[str, Any] = {f"input:{key}": value for key, value in question.items()}
+    asked = question()
+    answer = session.run(asked)
+    arrays: dict[str, Any] = {f"input:{key}": value for key, value in asked.items()}
     arrays |= {f"output:{key}": value for key, value in answer.items()}
     np.savez(version / "probe.npz", **arrays)
-    (folder / name / "config.pbtxt").write_text(_config(name, question, answer))
+    (folder / name / "config.pbtxt").write_text(_config(name, asked, answer))
     return session
+
+
+def question(batch: int = 1) -> Arrays:
+    """Pictures of noise, asked for the predicted class."""
+    pixels = np.concatenate([picture(seed) for seed in range(batch)])
+    return {"image": pixels, "target": np.full((batch, 1), PREDICTED_CLASS, np.int32)}
 
 
 def picture(seed: int) -> NDArray[np.uint8]:
     """UINT8 [1,224,224,3] of noise."""
     return np.random.default_rng(seed).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def _folder(document: Metadata, role: Role) -> str:
+    return f"{document.name}_encoded" if role == "encoded" else document.name
 
 
 def _config(name: str, inputs: Arrays, outputs: Arrays) -> str:
@@ -75,28 +159,3 @@ def _config(name: str, inputs: Arrays, outputs: Arrays) -> str:
     lines += tensors("output", [spec.name for spec in EXPLAIN_OUTPUTS], outputs)
     lines += ["instance_group [ { kind: KIND_CPU count: 1 } ]", "dynamic_batching { preferred_batch_size: [ 4, 8 ] }"]
     return "\n".join([*lines, ""])
-
-
-def _random_model(backbone: str) -> SalfModel:
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    network = build_backbone(BackboneSettings(name=backbone))
-    with torch.no_grad():
-        channels = int(network.eval()(torch.zeros(1, 3, SIZE, SIZE)).shape[1])
-    model = SalfModel(network, channels=channels, concepts=CONCEPTS, classes=CLASSES)
-    model.pixel_mean.fill_(0.45)
-    model.pixel_std.fill_(0.225)
-    # Give BatchNorm statistics of its own inputs, so that features have ordinary sizes.
-    for module in model.backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    model.train()
-    with torch.no_grad():
-        model.features(torch.randint(0, 256, (4, SIZE, SIZE, 3), dtype=torch.uint8))
-    model.eval()
-    model.concept_weight.normal_(std=channels**-0.5)
-    weights = random.normal(scale=_WEIGHTS_PER_CLASS**-0.5, size=(CLASSES, CONCEPTS))
-    sparse = np.where(random.random(weights.shape) < _WEIGHTS_PER_CLASS / CONCEPTS, weights, 0.0)
-    model.head_weight.copy_(torch.from_numpy(sparse))
-    model.head_bias.copy_(torch.from_numpy(random.normal(size=CLASSES)))
-    return model
