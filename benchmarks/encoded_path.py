@@ -1,6 +1,7 @@
 """Triton with JPEG input against decoding and inference in this process, on the same cores.
 
-served      JPEG files over gRPC into NAME_encoded, eight requests in flight
+served      JPEG files over gRPC into NAME_encoded, eight requests in flight; it asks the explain model itself (BLS)
+ensemble    the same, but a bare decoding step and the explain model in an ensemble: what the choice of BLS costs
 in_process  the same files decoded by a thread per core, ahead of ONNX Runtime on batches of eight: as good as a
             program of one's own gets without a server
 
@@ -24,39 +25,23 @@ from pathlib import Path
 import grpc
 import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import service_pb2
 
+from benchmarks.ensemble import add_ensemble
 from benchmarks.interleaved import time_interleaved
+from benchmarks.networks import Network
 from benchmarks.report import CannotMeasureError, Result
-from salf_contract import (
-    ENCODED_INPUTS,
-    ENCODED_OUTPUTS,
-    EXPLAIN_INPUTS,
-    EXPLAIN_OUTPUTS,
-    METADATA_FILE,
-    Metadata,
-    Preparation,
-    decode_picture,
-    prepare,
-)
-from salf_export.backbone_graph import backbone_graph
-from salf_export.folding import graph_head, linear_head
-from salf_export.graphs import explain_graph
-from salf_export.publishing import publish
-from salf_export.repository import ModelFolder
-from salf_export.triton_config import GRAPH_FILE, Role, ServingSettings, config_text
+from benchmarks.served_models import LARGE, SMALL, make_model, publish_model
+from salf_contract import Preparation, decode_picture, prepare
 from salf_serving import ServingError, free_port, launch
-from salf_training.backbone import BackboneSettings, build_backbone, feature_shape
-from salf_training.model import SalfModel
 from salf_training.scenes import draw_scene
 
-NAME, SIZE, TOP, CONCEPTS, CLASSES = "model", 224, 16, 1000, 100
+NAME = "model"
 CONCURRENCY = BATCH = 8
-#: Figure -> (timm backbone, pictures in a round). The small model is the harder case: decoding weighs more.
-MODELS = {"throughput_ratio": ("tf_efficientnet_lite0", 64), "resnet50_throughput_ratio": ("resnet50", 16)}
+#: Figure -> (network, pictures in a round). The small model is the harder case: decoding weighs more.
+MODELS = {"throughput_ratio": (SMALL, 64), "resnet50_throughput_ratio": (LARGE, 16)}
 _ROUNDS = 25
 _PICTURES, _PICTURE_SIZE = 16, (500, 375)
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -73,25 +58,29 @@ def measure(*, quick: bool = False) -> Result:
     spread: dict[str, tuple[float, float]] = {}
     notes: dict[str, float] = {"jpeg_bytes": statistics.mean(len(file) for file in files)}
     rounds = 3 if quick else _ROUNDS
-    for figure, (backbone, count) in MODELS.items():
+    for figure, (network, count) in MODELS.items():
         short = figure.removesuffix("throughput_ratio") + "{}"
-        with served(backbone) as (address, graph, document), connected(address) as ask:
-            local = InProcess(graph, document.preparation)
-            check_answers(ask, local, files)
+        with served(network) as (address, graph, preparation), connected(address) as ask:
+            local = InProcess(graph, preparation)
             work = [files[number % len(files)] for number in range(count)]
-            requests = [request(file) for file in work]
+            requests = {way: [request(file, f"{NAME}_{way}") for file in work] for way in ("encoded", "ensemble")}
+            for way in requests:
+                check_answers(ask, local, files, f"{NAME}_{way}")
             with ThreadPoolExecutor(CONCURRENCY) as callers:
                 timings = time_interleaved(
                     {
-                        "served": partial(_ask_all, callers, ask, requests),
+                        "served": partial(_ask_all, callers, ask, requests["encoded"]),
+                        "ensemble": partial(_ask_all, callers, ask, requests["ensemble"]),
                         "in_process": partial(local.explain, work),
                     },
                     rounds=rounds,
                     warm_up=2,
                 )
-            alone = [time_once(ask, requests[number % count]) for number in range(5 * rounds)]
+            alone = [time_once(ask, requests["encoded"][number % count]) for number in range(5 * rounds)]
         figures[figure], spread[figure] = timings.ratio("in_process", "served")
-        for name in ("served", "in_process"):
+        over = short.format("bls_over_ensemble")
+        figures[over], spread[over] = timings.ratio("ensemble", "served")
+        for name in ("served", "ensemble", "in_process"):
             notes[short.format(f"{name}_pictures_per_s")] = 1e3 * count / timings.median_ms(name)
         notes[short.format("served_alone_p50_ms")] = 1e3 * statistics.median(alone)
         notes[short.format("in_process_alone_p50_ms")] = 1e3 * local.alone(work[0], rounds=rounds)
@@ -100,7 +89,7 @@ def measure(*, quick: bool = False) -> Result:
         runs={
             "rounds": rounds,
             "interleaved": "each round explains the same pictures served and in process, in shuffled order",
-            "figure": "median of the rounds' throughput ratios, served / in process",
+            "figure": "median of the rounds' throughput ratios, served / in process or over the ensemble",
             "spread": "smallest and largest median of five consecutive blocks of rounds",
             "concurrency": CONCURRENCY,
         },
@@ -147,7 +136,9 @@ class InProcess:
         return prepare(decode_picture(file), self._preparation).pixels
 
 
-def check_answers(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], local: InProcess, files: Sequence[bytes]) -> None:
+def check_answers(
+    ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], local: InProcess, files: Sequence[bytes], model: str
+) -> None:
     """Both must say the same before their speed is worth anything.
 
     Raises:
@@ -155,7 +146,7 @@ def check_answers(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], local: InProc
     """
     for file in files[:4]:
         (expected,) = local.explain([file])
-        answer = service_pb2.ModelInferResponse.FromString(ask(request(file)))
+        answer = service_pb2.ModelInferResponse.FromString(ask(request(file, model)))
         for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
             wanted = expected.get(tensor.name)
             if wanted is None:
@@ -168,9 +159,9 @@ def check_answers(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], local: InProc
             raise CannotMeasureError(f"an answer is empty: {', '.join(sorted(missing)) or 'top_maps'}")
 
 
-def request(file: bytes) -> bytes:
+def request(file: bytes, model: str) -> bytes:
     """A serialised request for one picture's explanation."""
-    message = service_pb2.ModelInferRequest(model_name=f"{NAME}_encoded")
+    message = service_pb2.ModelInferRequest(model_name=model)
     for name, datatype, raw in (
         ("encoded", "BYTES", len(file).to_bytes(4, "little") + file),
         ("target", "INT32", np.array([-1], np.int32).tobytes()),
@@ -191,66 +182,24 @@ def connected(address: str) -> Iterator[grpc.UnaryUnaryMultiCallable[bytes, byte
 
 
 @contextmanager
-def served(backbone: str) -> Iterator[tuple[str, bytes, Metadata]]:
-    """Serve a random model on a backbone: address, explain graph, document.
+def served(network: Network) -> Iterator[tuple[str, bytes, Preparation]]:
+    """Serve a random model in both ways: address, explain graph, how pictures are prepared.
 
     Raises:
         CannotMeasureError: the server does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="salf-encoded-path-"))
     try:
-        graph, document = write_models(folder / "models", backbone)
+        graph, document = make_model(NAME, network)
+        publish_model(folder / "models", graph, document, encoded=True)
+        add_ensemble(folder / "models", document)
         with launch(folder / "models", grpc_port=free_port(), log_file=folder / "triton.log", threads=_cores(),
                     startup_timeout_s=180) as server:  # fmt: skip
-            yield server.grpc_address, graph, document
+            yield server.grpc_address, graph.SerializeToString(), document.preparation
     except ServingError as error:
         raise CannotMeasureError(str(error)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_models(repository: Path, backbone: str) -> tuple[bytes, Metadata]:
-    """NAME and NAME_encoded with random weights; returns the explain graph and its document."""
-    preparation = Preparation(height=SIZE, width=SIZE)
-    model = _random_model(backbone)
-    head = graph_head(linear_head(model))
-    _, rows, columns = feature_shape(model.backbone, height=SIZE, width=SIZE)
-    document = Metadata(
-        name=NAME,
-        version=1,
-        classes=tuple(f"class {number}" for number in range(CLASSES)),
-        concepts=tuple(f"concept {number}" for number in range(CONCEPTS)),
-        preparation=preparation,
-        pooling="average",
-        map_size=(rows, columns),
-        top=TOP,
-    )
-    source = backbone_graph(model, preparation)
-    graph = explain_graph(source, head, top=TOP, contract_id=document.contract_id_words()).SerializeToString()
-    parts: tuple[tuple[str, Role, dict[str, bytes]], ...] = (
-        (f"{NAME}_encoded", "encoded", {}),
-        (NAME, "explain", {GRAPH_FILE: graph}),
-    )
-    publish(
-        repository,
-        1,
-        [
-            ModelFolder(
-                name=name,
-                config=config_text(
-                    model_name=name,
-                    role=role,
-                    inputs=ENCODED_INPUTS if role == "encoded" else EXPLAIN_INPUTS,
-                    outputs=ENCODED_OUTPUTS if role == "encoded" else EXPLAIN_OUTPUTS,
-                    documents={1: document},
-                    settings=ServingSettings(),
-                ),
-                files=files | {METADATA_FILE: document.to_json().encode()},
-            )
-            for name, role, files in parts
-        ],
-    )
-    return graph, document
 
 
 def jpegs(count: int) -> list[bytes]:
@@ -278,27 +227,6 @@ def time_once(ask: grpc.UnaryUnaryMultiCallable[bytes, bytes], message: bytes) -
     start = time.perf_counter()
     ask(message)
     return time.perf_counter() - start
-
-
-def _random_model(name: str) -> SalfModel:
-    torch.manual_seed(0)
-    backbone = build_backbone(BackboneSettings(name=name))
-    channels = feature_shape(backbone, height=SIZE, width=SIZE)[0]
-    model = SalfModel(backbone, channels=channels, concepts=CONCEPTS, classes=CLASSES)
-    model.pixel_mean.fill_(0.45)
-    model.pixel_std.fill_(0.225)
-    # Give BatchNorm statistics of its own inputs, so that features have ordinary sizes.
-    for module in model.backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    model.train()
-    with torch.no_grad():
-        model.features(torch.randint(0, 256, (4, SIZE, SIZE, 3), dtype=torch.uint8))
-    model.eval()
-    model.concept_weight.normal_(std=channels**-0.5)
-    weights = torch.randn(CLASSES, CONCEPTS)
-    model.head_weight.copy_(torch.where(torch.rand_like(weights) < 30 / CONCEPTS, weights, 0.0))
-    return model
 
 
 def _cores() -> int:

@@ -137,14 +137,17 @@ def load(triton, tmp_path, monkeypatch):
     (tmp_path / "1/metadata.json").write_text(document().to_json())
     models = []
 
-    def run(**parameters):
+    def run(*, max_batch_size=0, **parameters):
         spec = importlib.util.spec_from_file_location("salf_encoded_backend", FOLDER / "model.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys.modules["encoded_endpoint.memory"], "ctypes", SimpleNamespace(CDLL=lambda _n: None))
         monkeypatch.setattr(sys.modules["encoded_endpoint.observations"], "_FLUSH_S", 60)
         model = module.TritonPythonModel()
-        config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
+        config = {
+            "max_batch_size": max_batch_size,
+            "parameters": {key: {"string_value": value} for key, value in parameters.items()},
+        }
         model.initialize({"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1",
                           "model_name": "scenes_encoded"})  # fmt: skip
         models.append(model)
@@ -190,6 +193,16 @@ def test_good_requests_are_asked_at_once_and_bad_ones_get_their_own_errors(load,
         ("REQUEST_CANCELLED", TritonError.CANCELLED),
         ("REQUEST_INVALID", TritonError.INVALID_ARG),
     ]
+
+
+def test_triton_is_asked_who_gave_up_only_when_a_whole_batch_waits(load, triton):
+    model = load(max_batch_size=3)
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    few = model.execute([request(png()), request(png(), cancelled=True)])
+    assert [one.has_error() for one in few] == [False, False]
+    whole = model.execute([request(png(), png()), request(png(), cancelled=True)])
+    assert [one.has_error() for one in whole] == [False, True]
+    assert whole[1].error().code() == TritonError.CANCELLED
 
 
 def test_another_preparation_of_the_answering_version_is_followed(load, triton, tmp_path):

@@ -51,7 +51,9 @@ class TritonPythonModel:
         """
         name, version = args["model_name"], args["model_version"]
         try:
-            self._open(read_settings(json.loads(args["model_config"])), Path(args["model_repository"]), int(version))
+            config = json.loads(args["model_config"])
+            self.full_batch = int(config.get("max_batch_size", 0))
+            self._open(read_settings(config), Path(args["model_repository"]), int(version))
         except Exception as error:
             raise pb_utils.TritonModelException(f"{name} version {version}: {' '.join(str(error).split())}") from error
 
@@ -83,6 +85,10 @@ class TritonPythonModel:
                 asks.append(self._read(index, request))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, the worker lives on
                 responses[index] = self._refuse(error)
+        # Triton drops what was cancelled in its queue. Asking it again is a round trip for each request, which pays only
+        # when whole batches wait for a decoder.
+        if sum(len(ask.encoded) for ask in asks) >= self.full_batch:
+            asks = self._still_wanted(asks, responses)
         # A second time only if the explain model changed its version, and with it the preparation, in between.
         while asks:
             asks = self._answer(asks, responses)
@@ -96,8 +102,6 @@ class TritonPythonModel:
         self.observations.stop()
 
     def _read(self, index: int, request: Any) -> Ask:
-        if request.is_cancelled():
-            raise PictureRefusedError(Refusal.REQUEST_CANCELLED, "the caller gave up before its picture was decoded")
         encoded, target = (_tensor(request, name) for name in (ENCODED_INPUT.name, "target"))
         if encoded.shape != target.shape or encoded.shape[1:] != (1,) or target.dtype != np.int32:
             raise PictureRefusedError(
@@ -113,6 +117,16 @@ class TritonPythonModel:
             outputs=tuple(name for name in _OUTPUT_NAMES if name in wanted),
             request=request,
         )
+
+    def _still_wanted(self, asks: Sequence[Ask], responses: list[Any]) -> list[Ask]:
+        wanted = []
+        for ask in asks:
+            if ask.request.is_cancelled():
+                sentence = "the caller gave up before its picture was decoded"
+                responses[ask.index] = self._refuse(PictureRefusedError(Refusal.REQUEST_CANCELLED, sentence))
+            else:
+                wanted.append(ask)
+        return wanted
 
     def _answer(self, asks: Sequence[Ask], responses: list[Any]) -> list[Ask]:
         """Decode and explain; returns what has to be done again, since the explain model changed meanwhile."""
