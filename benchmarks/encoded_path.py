@@ -32,10 +32,11 @@ from tritonclient.grpc import service_pb2
 from benchmarks.ensemble import add_ensemble
 from benchmarks.interleaved import time_interleaved
 from benchmarks.networks import Network
+from benchmarks.processor_time import cpu_ms_since, cpu_seconds
 from benchmarks.report import CannotMeasureError, Result
 from benchmarks.served_models import LARGE, SMALL, make_model, publish_model
 from salf_contract import Preparation, decode_picture, prepare
-from salf_serving import ServingError, free_port, launch
+from salf_serving import RunningServer, ServingError, free_port, launch
 from salf_training.scenes import draw_scene
 
 NAME = "model"
@@ -60,7 +61,7 @@ def measure(*, quick: bool = False) -> Result:
     rounds = 3 if quick else _ROUNDS
     for figure, (network, count) in MODELS.items():
         short = figure.removesuffix("throughput_ratio") + "{}"
-        with served(network) as (address, graph, preparation), connected(address) as ask:
+        with served(network) as (server, graph, preparation), connected(server.grpc_address) as ask:
             local = InProcess(graph, preparation)
             work = [files[number % len(files)] for number in range(count)]
             requests = {way: [request(file, f"{NAME}_{way}") for file in work] for way in ("encoded", "ensemble")}
@@ -76,12 +77,21 @@ def measure(*, quick: bool = False) -> Result:
                     rounds=rounds,
                     warm_up=2,
                 )
+                before = cpu_seconds(server.pid)
+                for _ in range(rounds):
+                    _ask_all(callers, ask, requests["encoded"])
+                spent = cpu_ms_since(before, server_pid=server.pid, pictures=rounds * count)
+                began_s = time.process_time()
+                for _ in range(rounds):
+                    local.explain(work)
+                spent["in_process"] = 1e3 * (time.process_time() - began_s) / (rounds * count)
             alone = [time_once(ask, requests["encoded"][number % count]) for number in range(5 * rounds)]
         figures[figure], spread[figure] = timings.ratio("in_process", "served")
         over = short.format("bls_over_ensemble")
         figures[over], spread[over] = timings.ratio("ensemble", "served")
         for name in ("served", "ensemble", "in_process"):
             notes[short.format(f"{name}_pictures_per_s")] = 1e3 * count / timings.median_ms(name)
+        notes |= {short.format(f"{who}_cpu_ms"): ms for who, ms in spent.items()}
         notes[short.format("served_alone_p50_ms")] = 1e3 * statistics.median(alone)
         notes[short.format("in_process_alone_p50_ms")] = 1e3 * local.alone(work[0], rounds=rounds)
     return Result(
@@ -92,6 +102,7 @@ def measure(*, quick: bool = False) -> Result:
             "figure": "median of the rounds' throughput ratios, served / in process or over the ensemble",
             "spread": "smallest and largest median of five consecutive blocks of rounds",
             "concurrency": CONCURRENCY,
+            "cpu_ms": "processor time of a picture, over all cores, by who spends it",
         },
         figures=figures,
         spread=spread,
@@ -182,8 +193,8 @@ def connected(address: str) -> Iterator[grpc.UnaryUnaryMultiCallable[bytes, byte
 
 
 @contextmanager
-def served(network: Network) -> Iterator[tuple[str, bytes, Preparation]]:
-    """Serve a random model in both ways: address, explain graph, how pictures are prepared.
+def served(network: Network) -> Iterator[tuple[RunningServer, bytes, Preparation]]:
+    """Serve a random model in both ways: the server, the explain graph, how pictures are prepared.
 
     Raises:
         CannotMeasureError: the server does not start.
@@ -195,7 +206,7 @@ def served(network: Network) -> Iterator[tuple[str, bytes, Preparation]]:
         add_ensemble(folder / "models", document)
         with launch(folder / "models", grpc_port=free_port(), log_file=folder / "triton.log", threads=_cores(),
                     startup_timeout_s=180) as server:  # fmt: skip
-            yield server.grpc_address, graph.SerializeToString(), document.preparation
+            yield server, graph.SerializeToString(), document.preparation
     except ServingError as error:
         raise CannotMeasureError(str(error)) from error
     finally:

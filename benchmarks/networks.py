@@ -116,11 +116,17 @@ def graphs(model: SalfModel, backbone: ModelProto) -> dict[str, ModelProto]:
     }
 
 
-def load(graph: ModelProto) -> onnxruntime.InferenceSession:
-    """A session on two threads that do not spin while another session is timed."""
+def load(graph: ModelProto, *, spins: bool = True) -> onnxruntime.InferenceSession:
+    """A session on two threads that do not spin while another session is timed.
+
+    Args:
+        graph: any.
+        spins: whether threads that wait for the next operator of a running inference spin, ONNX Runtime's default.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

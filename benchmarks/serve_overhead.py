@@ -2,37 +2,55 @@
 
 Throughput: 8 callers against the server, which batches what waits together, over whole batches of 8 run in a loop.
 Latency: one caller against the server, less one picture at a time in the loop. Callers run on the same cores as the
-server, and their cost (serialising, sending, receiving) counts as the server's.
+server, and their cost (sending, receiving) counts as the server's. In process, ONNX Runtime's threads spin or sleep
+while they wait, whichever is faster; in the server they sleep.
 """
 
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnx
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from benchmarks.networks import CLASSES, CONCEPTS, RESNET_50, SIZE, THREADS, TOP, backbone_of, graphs, random_model
+from benchmarks.interleaved import time_interleaved
+from benchmarks.networks import CLASSES, CONCEPTS, SIZE, THREADS, Network, load
+from benchmarks.processor_time import cpu_ms_since, cpu_seconds
 from benchmarks.report import CannotMeasureError, Result
-from salf_contract import EXPLAIN_INPUTS, EXPLAIN_OUTPUTS, PREDICTED_CLASS, Metadata, Preparation
-from salf_export.triton_config import ServingSettings, config_text
+from benchmarks.served_models import LARGE, SMALL, make_model, publish_model
+from salf_contract import PREDICTED_CLASS
+from salf_export.artefacts import make_artefact
+from salf_export.kinds import Kind
 from salf_serving import ServingError, free_port, launch
 from salf_serving.load import closed_loop, infer_request
 
-#: The small model: the demonstration's explain model, as it is committed.
-SMALL_MODEL = Path(__file__).parents[1] / "model_repository" / "scenes"
+#: The demonstration's explain model, as it is committed: a fraction of a millisecond at 112 px.
+DEMONSTRATION = Path(__file__).parents[1] / "model_repository" / "scenes"
 BATCH = 8
 _ROUNDS, _MEASURE_S, _WARM_UP_S = 7, 6.0, 1.0
+_CHOOSING_ROUNDS = 15
 _TOLERANCE = 1e-3
+_PARTS = ("callers", "triton", "backend", "in_process")
 
 _Arrays = dict[str, NDArray[Any]]
+_Run = Callable[[_Arrays], Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A folder of a model repository, and the same graph in this process."""
+
+    folder: Path
+    size: int
+    run: _Run
 
 
 @dataclass(frozen=True)
@@ -58,31 +76,36 @@ class _Contest:
 
 
 def measure(*, quick: bool = False) -> Result:
-    """Serve a ResNet-50 and the small model in turn.
+    """Serve one model after the other.
 
     Raises:
         CannotMeasureError: served answers differ from those in process, or the server cannot be started.
     """
     rounds, measure_s = (2, 1.0) if quick else (_ROUNDS, _MEASURE_S)
+    figures: dict[str, float] = {}
+    spread: dict[str, tuple[float, float]] = {}
+    notes: dict[str, float] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="salf-overhead-") as folder:
-            large = _contest(_write_resnet(Path(folder)), rounds=rounds, measure_s=measure_s)
-            small = _contest(SMALL_MODEL, rounds=rounds, measure_s=measure_s)
+            published = partial(_published, Path(folder))
+            makers: dict[str, Callable[[], _Model]] = {
+                "resnet50": partial(published, "resnet50", LARGE, Kind()),
+                "small": partial(published, "small", SMALL, Kind("onnxruntime", "int8")),
+                "openvino_small": partial(published, "openvino_small", SMALL, Kind("openvino", "int8")),
+                "demonstration": _demonstration,
+            }
+            for name, make in makers.items():
+                contest = _contest(make(), rounds=rounds, measure_s=measure_s)
+                figures[f"{name}_throughput_ratio"], spread[f"{name}_throughput_ratio"] = contest.ratio()
+                added = "added_p50_ms" if name == "small" else f"{name}_added_p50_ms"
+                figures[added], spread[added] = contest.added_ms()
+                notes[f"{name}_served_pictures_per_s"] = statistics.median(contest.served_rate)
+                notes[f"{name}_in_process_pictures_per_s"] = statistics.median(contest.loop_rate)
+                notes[f"{name}_served_p50_ms"] = statistics.median(contest.served_p50_ms)
+                notes[f"{name}_in_process_p50_ms"] = statistics.median(contest.loop_p50_ms)
+                notes |= {f"{name}_{who}_cpu_ms": spent for who, spent in contest.cpu_ms.items()}
     except ServingError as error:
         raise CannotMeasureError(str(error)) from error
-    measured = {
-        "resnet50_throughput_ratio": large.ratio(),
-        "small_throughput_ratio": small.ratio(),
-        "added_p50_ms": small.added_ms(),
-        "resnet50_added_p50_ms": large.added_ms(),
-    }
-    notes = {}
-    for name, contest in (("resnet50", large), ("small", small)):
-        notes[f"{name}_served_pictures_per_s"] = statistics.median(contest.served_rate)
-        notes[f"{name}_in_process_pictures_per_s"] = statistics.median(contest.loop_rate)
-        notes[f"{name}_served_p50_ms"] = statistics.median(contest.served_p50_ms)
-        notes[f"{name}_in_process_p50_ms"] = statistics.median(contest.loop_p50_ms)
-        notes |= {f"{name}_{who}_cpu_ms": spent for who, spent in contest.cpu_ms.items()}
     return Result(
         name="serve_overhead",
         runs={
@@ -94,8 +117,8 @@ def measure(*, quick: bool = False) -> Result:
             "cpu_ms": "processor time of a picture at concurrency 8, over all cores",
             "callers": "in the same process and on the same cores; their cost counts as the server's",
         },
-        figures={name: value for name, (value, _) in measured.items()},
-        spread={name: spread for name, (_, spread) in measured.items()},
+        figures=figures,
+        spread=spread,
         notes=notes,
     )
 
@@ -117,49 +140,41 @@ def check_answers(served: Mapping[str, NDArray[Any]], local: Mapping[str, NDArra
                 raise CannotMeasureError(f"the served {name} differs from that in process")
 
 
-def _contest(model: Path, *, rounds: int, measure_s: float) -> _Contest:
-    """Serve one model folder's newest version, and run its graph here."""
-    version = max(int(path.name) for path in model.iterdir() if path.name.isdigit())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    # The server's session sleeps while this one is timed, and the other way round.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(model / str(version) / "model.onnx", options)
-    one, many = _question(session, 1), _question(session, BATCH)
+def _contest(model: _Model, *, rounds: int, measure_s: float) -> _Contest:
+    """Serve a model, and run its graph here."""
+    one, many = _question(model.size, 1), _question(model.size, BATCH)
     with tempfile.TemporaryDirectory(prefix="salf-overhead-") as folder:
         repository = Path(folder) / "models"
         repository.mkdir()
-        (repository / model.name).symlink_to(model)
+        (repository / model.folder.name).symlink_to(model.folder)
         with launch(
             repository, grpc_port=free_port(), log_file=Path(folder) / "triton.log", threads=THREADS,
             startup_timeout_s=120.0,
         ) as server:  # fmt: skip
-            names = [item.name for item in session.get_outputs()]
-            local = dict(zip(names, session.run(None, one), strict=True))
-            check_answers(_ask(server.grpc_address, model.name, one), local)
-            request = infer_request(model.name, one)
+            check_answers(_ask(server.grpc_address, model.folder.name, one), model.run(one))
+            request = infer_request(model.folder.name, one)
             results: dict[str, list[float]] = {key: [] for key in ("served", "loop", "served_p50", "loop_p50")}
-            spent: dict[str, list[float]] = {who: [] for who in ("callers", "triton", "backend", "in_process")}
+            spent: dict[str, list[float]] = {who: [] for who in _PARTS}
             for _ in range(rounds):
-                before = _cpu_seconds(server.pid)
-                load = closed_loop(
+                before = cpu_seconds(server.pid)
+                busy = closed_loop(
                     server.grpc_address, request, concurrency=BATCH, warm_up_s=_WARM_UP_S, measure_s=measure_s
                 )
-                for who, seconds in _cpu_seconds(server.pid).items():
-                    spent[who].append(1e3 * (seconds - before[who]) / max(1, load.answered))
+                for who, ms in cpu_ms_since(before, server_pid=server.pid, pictures=busy.answered).items():
+                    spent[who].append(ms)
                 alone = closed_loop(
                     server.grpc_address, request, concurrency=1, warm_up_s=_WARM_UP_S, measure_s=measure_s
                 )
-                if load.failures or alone.failures:
-                    raise CannotMeasureError(f"requests failed: {load.first_failure or alone.first_failure}")
-                results["served"].append(load.pictures_per_s)
+                if busy.failures or alone.failures:
+                    raise CannotMeasureError(f"requests failed: {busy.first_failure or alone.first_failure}")
+                results["served"].append(busy.pictures_per_s)
                 results["served_p50"].append(alone.percentile_ms(50))
-                _loop(lambda: session.run(None, many), _WARM_UP_S)
+                _loop(lambda: model.run(many), _WARM_UP_S)
                 began_s = time.process_time()
-                times_ms = _loop(lambda: session.run(None, many), measure_s)
+                times_ms = _loop(lambda: model.run(many), measure_s)
                 spent["in_process"].append(1e3 * (time.process_time() - began_s) / (BATCH * len(times_ms)))
                 results["loop"].append(BATCH * len(times_ms) / (sum(times_ms) / 1e3))
-                results["loop_p50"].append(statistics.median(_loop(lambda: session.run(None, one), measure_s)))
+                results["loop_p50"].append(statistics.median(_loop(lambda: model.run(one), measure_s)))
     return _Contest(
         served_rate=tuple(results["served"]),
         loop_rate=tuple(results["loop"]),
@@ -167,23 +182,6 @@ def _contest(model: Path, *, rounds: int, measure_s: float) -> _Contest:
         loop_p50_ms=tuple(results["loop_p50"]),
         cpu_ms={who: statistics.median(values) for who, values in spent.items()},
     )
-
-
-def _cpu_seconds(server_pid: int) -> dict[str, float]:
-    """Processor time so far, in seconds: of this process, of Triton, and of its Python stubs."""
-    found = {"callers": time.process_time(), "triton": 0.0, "backend": 0.0}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # pid (name) state parent ... utime and stime are the 14th and 15th; a name may hold spaces.
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        if path.parent.name == str(server_pid):
-            found["triton"] += seconds
-        elif fields[1] == str(server_pid):
-            found["backend"] += seconds
-    return found
 
 
 def _loop(run: Callable[[], object], seconds: float) -> list[float]:
@@ -196,9 +194,8 @@ def _loop(run: Callable[[], object], seconds: float) -> list[float]:
     return times_ms
 
 
-def _question(session: onnxruntime.InferenceSession, batch: int) -> _Arrays:
-    shape = next(item.shape for item in session.get_inputs() if item.name == "image")
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape[1:]), dtype=np.uint8)
+def _question(size: int, batch: int) -> _Arrays:
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     return {"image": pixels, "target": np.full((batch, 1), PREDICTED_CLASS, np.int32)}
 
 
@@ -216,26 +213,32 @@ def _ask(address: str, model: str, question: _Arrays) -> _Arrays:
         connection.close()
 
 
-def _write_resnet(folder: Path) -> Path:
-    """A model folder with the explain graph of a ResNet-50."""
-    document = Metadata(
-        name="resnet50",
-        version=1,
-        classes=tuple(f"class {number}" for number in range(CLASSES)),
-        concepts=tuple(f"concept {number}" for number in range(CONCEPTS)),
-        preparation=Preparation(height=SIZE, width=SIZE),
-        pooling="average",
-        map_size=(RESNET_50.cells, RESNET_50.cells),
-        top=TOP,
-    )
-    model = random_model(RESNET_50)
-    target = folder / "resnet50"
-    (target / "1").mkdir(parents=True)
-    graph = graphs(model, backbone_of(model))["explain"]
-    (target / "1" / "model.onnx").write_bytes(graph.SerializeToString())
-    config = config_text(
-        model_name="resnet50", role="explain", inputs=EXPLAIN_INPUTS, outputs=EXPLAIN_OUTPUTS,
-        documents={1: document}, settings=ServingSettings(max_batch_size=BATCH),
-    )  # fmt: skip
-    (target / "config.pbtxt").write_text(config)
-    return target
+def _published(folder: Path, name: str, network: Network, kind: Kind) -> _Model:
+    """A network with random weights, exported and published."""
+    size = {} if network is SMALL else {"concepts": CONCEPTS, "classes": CLASSES}
+    graph, document = make_model(name, network, int8=kind.precision == "int8", **size)
+    publish_model(folder, graph, document, kind=kind)
+    run = make_artefact(graph, kind).session.run if kind.runtime == "openvino" else _faster(graph, size=SIZE)
+    return _Model(folder / name, SIZE, run)
+
+
+def _demonstration() -> _Model:
+    version = max(int(path.name) for path in DEMONSTRATION.iterdir() if path.name.isdigit())
+    graph = onnx.load(DEMONSTRATION / str(version) / "model.onnx")
+    size = next(value for value in graph.graph.input if value.name == "image").type.tensor_type.shape.dim[1].dim_value
+    return _Model(DEMONSTRATION, size, _faster(graph, size=size))
+
+
+def _faster(graph: ModelProto, *, size: int) -> _Run:
+    """The graph in ONNX Runtime with threads that spin or sleep while they wait: which is faster here and now."""
+
+    def runner(*, spins: bool) -> _Run:
+        session = load(graph, spins=spins)
+        names = [item.name for item in session.get_outputs()]
+        return lambda question: dict(zip(names, session.run(None, question), strict=True))
+
+    many = _question(size, BATCH)
+    runs = {"spin": runner(spins=True), "sleep": runner(spins=False)}
+    contenders = {name: partial(run, many) for name, run in runs.items()}
+    timings = time_interleaved(contenders, rounds=_CHOOSING_ROUNDS, warm_up=2)
+    return runs[min(runs, key=timings.median_ms)]

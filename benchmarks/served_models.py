@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,11 +42,11 @@ def make_model(
     name: str,
     network: Network,
     *,
-    precision: Literal["fp32", "int8"] = "fp32",
+    int8: bool = False,
     concepts: int = CONCEPTS,
     classes: int = CLASSES,
 ) -> tuple[ModelProto, Metadata]:
-    """An explain graph and its document; int8 quantises the whole backbone, calibrated on noise.
+    """An explain graph and its document; `int8` quantises the whole backbone, calibrated on noise.
 
     Raises:
         CannotMeasureError: its explanation is empty.
@@ -63,7 +63,7 @@ def make_model(
         top=TOP,
     )
     backbone = backbone_of(model)
-    if precision == "int8":
+    if int8:
         backbone = Quantiser(backbone, np.concatenate([picture(seed) for seed in range(_CALIBRATION)])).quantise()
     words = document.contract_id_words()
     graph = explain_graph(backbone, graph_head(linear_head(model)), top=TOP, contract_id=words)

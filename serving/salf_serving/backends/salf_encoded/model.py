@@ -85,7 +85,7 @@ class TritonPythonModel:
                 asks.append(self._read(index, request))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, the worker lives on
                 responses[index] = self._refuse(error)
-        # Triton drops what was cancelled in its queue. Asking it again is a round trip for each request, which pays only
+        # Triton drops what was cancelled in its queue. Asking it again is a round trip for each request: it pays only
         # when whole batches wait for a decoder.
         if sum(len(ask.encoded) for ask in asks) >= self.full_batch:
             asks = self._still_wanted(asks, responses)
