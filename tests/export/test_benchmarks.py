@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and the one that is quick enough to run whole."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,24 @@ def test_the_sdks_overhead_is_measured_on_right_answers_only():
     bare, sdk = _Times([[0.010] * 3] * 5, [1.0] * 5), _Times([[0.0102] * 3] * 5, [1.05] * 5)
     result = _result({"bare": bare, "sdk": sdk}, rounds=5)
     assert result.figures == pytest.approx({"added_p50_ms": 0.2, "cpu_ratio": 1.05})
+
+
+def test_processor_time_is_told_apart_by_who_spends_it():
+    from benchmarks.processor_time import cpu_ms_since, cpu_seconds
+
+    # This process stands for Triton, its children for the stubs; the decoders' name their backend.
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    before = cpu_seconds(os.getpid())
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("onnxruntime", "onnxruntime", "salf_encoded")
+    ]
+    try:
+        for child in children:
+            child.stdout.readline()
+        spent = cpu_ms_since(before, server_pid=os.getpid(), pictures=10)
+    finally:
+        for child in children:
+            child.communicate(b"\n")
+    assert 50 <= spent["backend"] < 120  # the kernel counts in ticks of 10 ms
+    assert 25 <= spent["decoders"] < 60

@@ -65,6 +65,11 @@ def test_defaults_are_the_native_backends(backend):
     assert backend.parse_settings({}) == backend.Settings()
 
 
+def test_threads_sleep_while_they_wait(backend):
+    options = backend._session_options(backend.Settings())
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_the_native_names_are_read_and_ours_are_left_alone(backend):
     config = parameters(
         intra_op_thread_count="2", inter_op_thread_count="3", execution_mode="1", enable_mem_arena="0",
