@@ -7,11 +7,9 @@ one that Triton's Python models see are two: the first keeps its freedom, the se
 import fcntl
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import venv
@@ -35,6 +33,7 @@ from salf_serving.native import (
     native_triton,
     put_backends,
 )
+from salf_serving.pip_install import pip_install
 
 RUNTIME_VARIABLE = "SALF_RUNTIME"
 STAMP_FILE = "salf-runtime.json"
@@ -227,7 +226,7 @@ def _build(root: Path, report: Callable[[str], None]) -> None:
         # Triton's Python stub reads no PYTHONPATH (it starts isolated), but it looks for `python3` in PATH and takes
         # the virtual environment around it; that also keeps the interpreter's own packages out.
         venv.create(aside, symlinks=True, with_pip=False)
-        _pip_install(_site_packages(aside), report)
+        pip_install(_site_packages(aside), runtime_pins(), report)
         _check_contents(_site_packages(aside))
         if native_triton() is None:
             _ensure_backends(aside)
@@ -242,31 +241,6 @@ def _build(root: Path, report: Callable[[str], None]) -> None:
             aside.rename(root)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _pip_install(target: Path, report: Callable[[str], None]) -> None:
-    if importlib.util.find_spec("pip") is None:
-        raise InstallError(f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip` and try again")
-    # --target alone decides the place: a user's own pip settings for places must not reach in.
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_USER", "PIP_PREFIX")
-    }
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps",
-               "--only-binary=:all:", "--target", str(target), *runtime_pins()]  # fmt: skip
-    last_error = "no message"
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as pip:
-        assert pip.stdout is not None
-        for line in pip.stdout:
-            report(line.rstrip())
-            if line.startswith("ERROR:"):
-                last_error = line.removeprefix("ERROR:").strip()
-    if pip.returncode != 0:
-        raise InstallError(
-            f"pip could not install the server's packages: {last_error}; check the network or the package index "
-            f"that pip is set up with and try again"
-        )
 
 
 def _native_backends(triton: Path) -> Path:

@@ -24,7 +24,7 @@ def pip_calls(monkeypatch, tmp_path):
     """Install into a temporary folder from a pip that only makes the files that are looked for."""
     calls = []
 
-    def fake(target, report):
+    def fake(target, _pins, report):
         calls.append(target)
         report("Collecting everything")
         triton = target / "pytriton" / "tritonserver"
@@ -36,7 +36,7 @@ def pip_calls(monkeypatch, tmp_path):
         numpy.mkdir()
         (numpy / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.26.4\n")
 
-    monkeypatch.setattr(module, "_pip_install", fake)
+    monkeypatch.setattr(module, "pip_install", fake)
     monkeypatch.setenv("SALF_RUNTIME", str(tmp_path / "runtime"))
     return calls
 
@@ -97,11 +97,11 @@ def test_changed_pins_are_told_and_installing_replaces_them(pip_calls, monkeypat
 
 
 def test_a_failed_installation_leaves_nothing(pip_calls, monkeypatch, tmp_path):
-    def fail(target, report):
+    def fail(target, _pins, report):
         target.mkdir(parents=True)
         raise InstallError("pip could not install")
 
-    monkeypatch.setattr(module, "_pip_install", fail)
+    monkeypatch.setattr(module, "pip_install", fail)
     with pytest.raises(InstallError):
         install_runtime()
     assert list(tmp_path.iterdir()) == []
