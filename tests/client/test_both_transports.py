@@ -242,11 +242,11 @@ def test_large_pictures_are_reduced_beside_the_event_loop(server: MockServer, mo
 
 
 def test_without_observers_nothing_is_done_for_them(server: MockServer) -> None:
-    called: list[str] = []
+    called: list[tuple[str, str]] = []
 
     def spy(frame: Any, event: str, argument: Any) -> None:
         if event == "call":
-            called.append(Path(frame.f_code.co_filename).name)
+            called.append((Path(frame.f_code.co_filename).name, frame.f_code.co_qualname))
 
     with Client(server.address) as client:
         client.explain(PICTURE)
@@ -255,9 +255,12 @@ def test_without_observers_nothing_is_done_for_them(server: MockServer) -> None:
             client.explain(PICTURE)
         finally:
             sys.setprofile(None)
-    assert "explaining.py" in called
-    assert "telemetry.py" not in called
-    assert called.count("observing.py") <= 1  # the one that says that there are no headers
+    files = {file for file, _ in called}
+    assert "explaining.py" in files
+    assert "telemetry.py" not in files
+    told = [name for file, name in called if file == "observing.py"]
+    assert all(name.startswith("_Nobody.") for name in told), "only what passes at once is called"
+    assert len(told) <= 4, "the headers, and three stages that are over"
 
 
 def shared_regions() -> set[str]:
