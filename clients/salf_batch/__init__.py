@@ -9,23 +9,27 @@ summary = score("s3://bucket/photos", "scored/", Settings(url="localhost:8001"))
 
 from salf_batch.errors import (
     BatchError,
+    EngineError,
     InvalidSourceError,
     InvalidTargetError,
     MissingExtraError,
     ModelChangedError,
     ServerGoneError,
-    SourceChangedError,
+    ShardsFailedError,
     StoreUnavailableError,
     TargetInUseError,
     TargetMismatchError,
     TargetWriteError,
     UnreadableInputError,
 )
+from salf_batch.progress import Progress, Summary
 from salf_batch.reporting import write_report
-from salf_batch.scoring import Progress, Settings, Summary, score
+from salf_batch.scoring import score
+from salf_batch.settings import Settings
 
 __all__ = [
     "BatchError",
+    "EngineError",
     "InvalidSourceError",
     "InvalidTargetError",
     "MissingExtraError",
@@ -33,7 +37,7 @@ __all__ = [
     "Progress",
     "ServerGoneError",
     "Settings",
-    "SourceChangedError",
+    "ShardsFailedError",
     "StoreUnavailableError",
     "Summary",
     "TargetInUseError",

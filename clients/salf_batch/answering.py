@@ -22,6 +22,7 @@ from salf_client import (
     ServerNotReadyError,
     ServerOverloadedError,
     ServerUnavailableError,
+    VersionNotServedError,
 )
 
 #: What passes when the server comes back, or has less to do.
@@ -99,7 +100,8 @@ class Asking:
         if explanation.contract_id != self.contract_id:
             raise ModelChangedError(
                 f"the server now answers with '{explanation.model}' version {explanation.version}, another model than "
-                f"this run began with; what is done stays: serve the first one again, or score into a new folder"
+                f"this run began with; what is done stays: serve the first one again, or beside it and run again with "
+                f"--if-model-changes pin, or score into a new folder"
             )
         return answered_row(index, one.uri, explanation, maps=self.maps)
 
@@ -108,6 +110,11 @@ class Asking:
         while True:
             try:
                 explanation = await self.client.explain(data, top=self.top)
+            except VersionNotServedError as error:
+                raise ModelChangedError(
+                    f"{error}; what is done stays: let the server load that version again and run again, or score into "
+                    f"a new folder"
+                ) from error
             except _PASSING as error:
                 failures += isinstance(error, ServerFailedError)
                 if failures >= _FAILURES_OF_ONE_PICTURE and await self._is_up():

@@ -36,6 +36,10 @@ class RetryCount:
         with self._lock:
             self.value += 1
 
+    def __reduce__(self) -> "tuple[type[RetryCount], tuple[()]]":
+        """Another process counts its own."""
+        return RetryCount, ()
+
 
 @dataclass(frozen=True)
 class Place:
@@ -52,6 +56,10 @@ class Place:
     path: str
     files: Any = field(repr=False, compare=False)
     retries: RetryCount = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[..., "Place"], tuple[str, str, RetryCount]]:
+        """Another process opens the store itself."""
+        return _opened_again, (self.scheme, self.path, self.retries)
 
     @property
     def is_local(self) -> bool:
@@ -149,6 +157,10 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
             f"{url} cannot be opened ({_reason(error)}); credentials are looked for in {variables}"
         ) from error
     return Place(scheme, str(path), files, retries or RetryCount())
+
+
+def _opened_again(scheme: str, path: str, retries: RetryCount) -> Place:
+    return place_of(f"{scheme}://" if scheme else "/", retries).at(path)
 
 
 def _status(error: BaseException) -> int | None:

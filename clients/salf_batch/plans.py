@@ -1,0 +1,83 @@
+"""What a run does, so that any process can do its share: which model, which rows, where to."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from salf_batch.answering import Asking
+from salf_batch.settings import Settings
+from salf_batch.stores import Place
+from salf_batch.targets import Manifest
+from salf_client import AsyncClient
+
+_READERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run; travels to the workers of a cluster.
+
+    Attributes:
+        target: where rows go.
+        manifest: what it holds rows of.
+        settings: how.
+        version: of the model that must answer; None: whichever answers must be the manifest's.
+    """
+
+    target: Place
+    manifest: Manifest
+    settings: Settings
+    version: int | None
+
+
+def client_of(settings: Settings, *, version: int | None) -> AsyncClient:
+    """A client of the endpoints, or of a model in this process.
+
+    Args:
+        settings: say which.
+        version: of the model that must answer.
+
+    Raises:
+        ClientError: an address, a certificate or a repository cannot be used.
+    """
+    transport = None
+    if settings.repository is not None:
+        from salf_batch.local_model import LocalModel
+
+        transport = LocalModel(settings.repository, version=version, threads=settings.model_threads)
+    return AsyncClient(
+        settings.url,
+        model=settings.model,
+        model_version=version,
+        timeout_s=settings.timeout_s,
+        connection=settings.connection,
+        sends_encoded=settings.sends_encoded,
+        transport=transport,
+    )
+
+
+@asynccontextmanager
+async def asking_of(plan: Plan) -> AsyncIterator[Asking]:
+    """Open what a process needs to make rows, for as long as a block runs in its event loop.
+
+    Args:
+        plan: of the run.
+    """
+    settings, manifest = plan.settings, plan.manifest
+    decoders = ThreadPoolExecutor(settings.decoders or len(os.sched_getaffinity(0)), thread_name_prefix="salf-decode")
+    asyncio.get_running_loop().set_default_executor(decoders)  # the client decodes there
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="salf-read") as readers:
+        async with client_of(settings, version=plan.version) as client:
+            yield Asking(
+                client=client,
+                contract_id=manifest.contract_id,
+                top=manifest.top,
+                maps=manifest.maps,
+                in_flight=settings.in_flight,
+                read_ahead=settings.read_ahead,
+                patience_s=settings.patience_s,
+                readers=readers,
+            )
