@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,9 @@ from salf_client import ClientError
 _SHARDS_AT_ONCE = 1000
 #: Of a cluster that is started for one run; blocks are names of pictures, and counts.
 _OBJECT_STORE_BYTES = 100 * 2**20
+#: Of this machine alone. Ray takes 127.0.0.1 for a mistake, and replaces it by an address that others reach.
+_LOOPBACK = "127.0.0.2"
+_CONNECT_S = 10.0
 #: A worker that dies again and again while it starts will not get better.
 _DEATHS_WHILE_STARTING = 3
 
@@ -164,6 +168,7 @@ def _cluster(plan: Plan) -> Iterator[int]:
     was_connected, folder = ray.is_initialized(), None
     try:
         if not was_connected and address:
+            _check_reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         elif not was_connected:
             # Ray's sockets need a short path, and its folder shall not outlive the run.
@@ -174,7 +179,7 @@ def _cluster(plan: Plan) -> Iterator[int]:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
+                _node_ip_address=_LOOPBACK,
                 _temp_dir=folder,
             )
         cores = float(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
@@ -185,7 +190,7 @@ def _cluster(plan: Plan) -> Iterator[int]:
                 f"{settings.worker_cpus:g}; give fewer with --worker-cpus"
             )
         yield min(room, settings.workers or room)
-    except (ConnectionError, RuntimeError, ValueError) as error:  # what `ray.init` raises
+    except (OSError, RuntimeError, ValueError) as error:  # what `ray.init` raises
         raise EngineError(
             f"no Ray cluster can be used at {address or 'this machine'} ({_one_line(error)}); check --ray-address"
         ) from error
@@ -194,6 +199,20 @@ def _cluster(plan: Plan) -> Iterator[int]:
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(Path(folder), ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+        ValueError: no address.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
+        pass
 
 
 @contextmanager
