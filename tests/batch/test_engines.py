@@ -94,3 +94,19 @@ def test_a_killed_worker_of_a_cluster_loses_and_doubles_no_row(folder, tmp_path,
     assert sum(summary.labels.values()) + summary.errors == 240
     assert_same_rows(rows, rows_of(tmp_path / "undisturbed"))
     assert score(str(source), str(target), on_ray).already_done == 240
+
+
+@pytest.mark.slow
+def test_what_fails_on_a_cluster_is_said_as_here(folder, tmp_path, cluster):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("UNAUTHENTICATED", "the token has run out", times=1000)
+        settings = Settings(url=server.address, shard_size=3, engine="ray", ray_address=cluster.address, workers=1)
+        with pytest.raises(UnauthenticatedError, match="the token has run out"):
+            score(str(folder), str(tmp_path / "scored"), settings)
+        assert rows_of(tmp_path / "scored") == []
+
+
+def test_a_cluster_that_is_not_there_is_said_soon(folder, tmp_path):
+    settings = Settings(repository=REPOSITORY, engine="ray", ray_address=f"127.0.0.1:{free_port()}")
+    with pytest.raises(EngineError, match="check --ray-address"):
+        score(str(folder), str(tmp_path / "scored"), settings)

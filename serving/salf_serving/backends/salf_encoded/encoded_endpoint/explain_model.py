@@ -26,6 +26,7 @@ OBSERVED = frozenset({"target_class", "top_concepts", "coverage", "contract_id"}
 Answer = dict[str, NDArray[np.generic]]
 #: What Triton takes for "whichever version answers by default".
 _NEWEST = -1
+_NOT_LOADED = "is not ready"
 
 
 class ExplainModel:
@@ -112,7 +113,11 @@ class ExplainModel:
             ) from error
         if response.has_error():
             failure = response.error()
-            absent = failure.code() in (pb_utils.TritonError.UNAVAILABLE, pb_utils.TritonError.NOT_FOUND)
+            # The stub calls it internal, and only its words tell that a model or version is not loaded.
+            absent = _NOT_LOADED in failure.message() or failure.code() in (
+                pb_utils.TritonError.UNAVAILABLE,
+                pb_utils.TritonError.NOT_FOUND,
+            )
             if absent and version is not None:
                 raise self._not_served(version, failure.message())
             code = Refusal.MODEL_UNAVAILABLE if absent else Refusal.SERVER_FAULT
