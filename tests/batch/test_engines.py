@@ -11,8 +11,10 @@ import pytest
 from scored_stores import assert_same_rows, rows_of
 from test_scoring import manifest_of
 
-from salf_batch import Settings, score
-from salf_client import ClientError, ModelNotFoundError
+from salf_batch import EngineError, Settings, score
+from salf_client import ClientError, ModelNotFoundError, UnauthenticatedError
+from salf_client.testing import mock_server
+from salf_serving import free_port
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = str(ROOT / "model_repository")

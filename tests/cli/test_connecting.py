@@ -1,6 +1,6 @@
 """How commands reach servers: the same options and variables for each."""
 
-import datetime
+import datetime as dt
 import ipaddress
 
 import grpc
@@ -15,7 +15,7 @@ from salf_cli.main import app
 from salf_client.testing import mock_server
 
 PICTURES = ROOT / "demonstration" / "pictures"
-VARIABLES = (
+VARIABLES = ("URL", "TOKEN", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_NAME")
     "SALF_URL",
     "SALF_TOKEN",
     "SALF_TLS",
@@ -29,7 +29,7 @@ VARIABLES = (
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
     for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"SALF_{name}", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def certificate(tmp_path_factory):
     """A certificate of 127.0.0.1 that signs itself, for server and client alike: (certificate, key), PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "salf test")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     made = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

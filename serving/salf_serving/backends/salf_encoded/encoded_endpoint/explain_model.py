@@ -153,7 +153,7 @@ class ExplainModel:
     def _not_served(self, version: int, reason: str) -> PictureRefusedError:
         return PictureRefusedError(
             Refusal.VERSION_NOT_SERVED,
-            f"model {self.name} version {version} cannot be asked ({reason}); let the server load it beside the newest, "
+            f"model {self.name} version {version} cannot be asked ({reason}); let the server load it as well, "
             "or ask without a version",
         )
 
