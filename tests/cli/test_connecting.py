@@ -16,14 +16,6 @@ from salf_client.testing import mock_server
 
 PICTURES = ROOT / "demonstration" / "pictures"
 VARIABLES = ("URL", "TOKEN", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_NAME")
-    "SALF_URL",
-    "SALF_TOKEN",
-    "SALF_TLS",
-    "SALF_TLS_CA",
-    "SALF_TLS_CERTIFICATE",
-    "SALF_TLS_KEY",
-    "SALF_TLS_NAME",
-)
 
 
 @pytest.fixture(autouse=True)
