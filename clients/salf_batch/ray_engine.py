@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import pickle
 import shutil
 import socket
 import tempfile
@@ -20,12 +19,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import salf_client
+from salf_batch import errors
 from salf_batch.errors import BatchError, EngineError, MissingExtraError, ShardsFailedError
 from salf_batch.plans import Plan, asking_of
 from salf_batch.progress import Progress, Tally
 from salf_batch.rows import Row, as_parquet
 from salf_batch.shards import Effort, shards_left
 from salf_batch.sources import Input, Source
+from salf_batch.spool import packed, unpacked
+from salf_batch.stores import RetryCount
 from salf_batch.targets import part_of, write_part
 from salf_client import ClientError
 
@@ -36,6 +39,7 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 #: Of this machine alone. Ray takes 127.0.0.1 for a mistake, and replaces it by an address that others reach.
 _LOOPBACK = "127.0.0.2"
 _CONNECT_S = 10.0
+_REPEATED = ("requests_repeated", "reads_repeated", "writes_repeated")
 #: A worker that dies again and again while it starts will not get better.
 _DEATHS_WHILE_STARTING = 3
 
@@ -54,22 +58,26 @@ class ShardScorer:
         """Make one part, unless it is there.
 
         Args:
-            block: `shard`, its number, and `inputs`, pickled.
+            block: `shard`, its number, and `inputs`, packed.
 
         Returns:
-            `shard`, and in JSON what its rows came to.
-
-        Raises:
-            BatchError: as `score` does.
-            ClientError: as `score` does.
+            `outcome`, JSON: what the rows came to, or `failed`, the name of one of our errors and what it says: of an
+            error that is raised here, Ray gives the text only, with all its traces.
         """
         shard: int = block["shard"]
-        part = part_of(self._plan.target, self._plan.manifest, shard)
-        if part is not None:
-            return {"shard": shard, "counts": json.dumps(_counts_of(part.asked(partial(_label_columns, part))))}
-        return {"shard": shard, "counts": json.dumps(asyncio.run(self._made(shard, pickle.loads(block["inputs"]))))}  # noqa: S301 - the driver's
+        try:
+            part = part_of(self._plan.target, self._plan.manifest, shard)
+            if part is not None:
+                outcome = _counts_of(part.asked(partial(_label_columns, part)))
+            else:
+                outcome = asyncio.run(self._made(shard, block["inputs"]))
+        except (BatchError, ClientError) as error:
+            outcome = {"failed": [type(error).__name__, str(error)]}
+        return {"outcome": json.dumps(outcome)}
 
-    async def _made(self, shard: int, inputs: list[tuple[int, Input]]) -> dict[str, Any]:
+    async def _made(self, shard: int, data: bytes) -> dict[str, Any]:
+        reads = RetryCount()
+        inputs: list[tuple[int, Input]] = unpacked(data, reads)
         target, manifest = self._plan.target, self._plan.manifest
         writes_before, rows = target.retries.value, list[Row]()
         async with asking_of(self._plan) as asking:
@@ -80,6 +88,7 @@ class ShardScorer:
         return {
             **_counts_of((row.get("error"), row.get("label")) for row in rows),
             "requests_repeated": repeated,
+            "reads_repeated": reads.value,
             "writes_repeated": target.retries.value - writes_before,
         }
 
@@ -111,23 +120,33 @@ def score_on_ray(
     if first is None:
         return Effort()
     repeated: Counter[str] = Counter()
+    failures: list[BatchError | ClientError] = []
     left = plan.manifest.shards - len(done)
     with _cluster(plan) as workers, _quiet_context(ray.data, plan.settings.failing_shards):
         try:
             for window in _windows(first, shards):
                 for counts in _results(ray.data, window, plan, workers=min(workers, left)):
+                    if "failed" in counts:
+                        failures.append(_error_of(*counts["failed"]))
+                        _check_allowed(failures, plan.settings.failing_shards)
+                        continue
                     left -= 1
                     tally.done += counts["rows"]
                     tally.scored += counts["rows"]
                     tally.errors += counts["errors"]
                     tally.labels.update(counts["labels"])
-                    repeated.update({name: counts.get(name, 0) for name in ("requests_repeated", "writes_repeated")})
+                    repeated.update({name: counts.get(name, 0) for name in _REPEATED})
                     report(Progress("scoring", source.count, tally.done, tally.errors))
+        except (BatchError, ClientError):
+            raise
         except Exception as error:
-            raise _said_plainly(error) from error
+            raise EngineError(
+                f"the Ray cluster broke down ({_last_line(error)}); what is done stays: run again when it is back"
+            ) from error
     if left:
+        why = failures[0] if failures else "Ray's log says why"
         raise ShardsFailedError(
-            f"{left} of {plan.manifest.shards} shards failed and have no rows yet (Ray's log says why); run again"
+            f"{left} of {plan.manifest.shards} shards failed and have no rows yet ({why}); run again"
         )
     return Effort(**repeated)
 
@@ -140,7 +159,7 @@ def _results(data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: in
         num_cpus=plan.settings.worker_cpus,
     )
     for row in dataset.iter_rows():
-        yield json.loads(row["counts"])
+        yield json.loads(row["outcome"])
 
 
 def _windows(
@@ -150,7 +169,7 @@ def _windows(
     shards = iter(others)
     window = [first, *islice(shards, _SHARDS_AT_ONCE - 1)]
     while window:
-        yield [{"shard": shard, "inputs": pickle.dumps(inputs)} for shard, inputs in window]
+        yield [{"shard": shard, "inputs": packed(inputs)} for shard, inputs in window]
         window = list(islice(shards, _SHARDS_AT_ONCE))
 
 
@@ -192,7 +211,7 @@ def _cluster(plan: Plan) -> Iterator[int]:
         yield min(room, settings.workers or room)
     except (OSError, RuntimeError, ValueError) as error:  # what `ray.init` raises
         raise EngineError(
-            f"no Ray cluster can be used at {address or 'this machine'} ({_one_line(error)}); check --ray-address"
+            f"no Ray cluster can be used at {address or 'this machine'} ({_last_line(error)}); check --ray-address"
         ) from error
     finally:
         if not was_connected:
@@ -240,17 +259,15 @@ def _quiet_context(data: Any, failing_shards: int) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _said_plainly(error: Exception) -> Exception:
-    """Our own error within those that Ray wraps around it; else what Ray says, as one of ours."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, BatchError | ClientError) and type(seen).__module__.startswith("salf_"):
-            return seen
-        # Ray's errors of tasks hold what the task raised, and are of its class as well.
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return EngineError(
-        f"the Ray cluster broke down ({_one_line(error)}); what is done stays: run again when it is back"
-    )
+def _check_allowed(failures: list[BatchError | ClientError], allowed: int) -> None:
+    if len(failures) > allowed:
+        raise failures[-1]
+
+
+def _error_of(name: str, said: str) -> BatchError | ClientError:
+    kind = getattr(errors, name, None) or getattr(salf_client, name)
+    error: BatchError | ClientError = kind(said)
+    return error
 
 
 def _counts_of(rows: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
@@ -273,5 +290,7 @@ def _label_columns(part: Any) -> list[tuple[str | None, str | None]]:
     return list(zip(table["error"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _last_line(error: BaseException) -> str:
+    """Ray puts traces before what it has to say."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -44,19 +44,30 @@ class Spool:
             head = self._file.read(_LENGTH_BYTES)
             if not head:
                 return
-            packed = self._file.read(int.from_bytes(head, "big"))
+            data = self._file.read(int.from_bytes(head, "big"))
             position = self._file.tell()
-            yield from _Unpickler(io.BytesIO(zlib.decompress(packed)), self._retries).load()
+            yield from unpacked(data, self._retries)
 
     def _write(self) -> None:
         if not self._waiting:
             return
-        buffer = io.BytesIO()
-        _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(self._waiting)
-        packed = zlib.compress(buffer.getvalue(), 1)
+        data = packed(self._waiting)
         self._file.seek(0, io.SEEK_END)
-        self._file.write(len(packed).to_bytes(_LENGTH_BYTES, "big") + packed)
+        self._file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
         self._waiting = []
+
+
+def packed(inputs: list[Any]) -> bytes:
+    """Inputs as bytes, for this run's own processes."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(inputs)
+    return zlib.compress(buffer.getvalue(), 1)
+
+
+def unpacked(data: bytes, retries: RetryCount) -> list[Any]:
+    """What `packed` was given, with another count of repetitions for all of them."""
+    inputs: list[Any] = _Unpickler(io.BytesIO(zlib.decompress(data)), retries).load()
+    return inputs
 
 
 class _Pickler(pickle.Pickler):
@@ -65,7 +76,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what this process wrote itself, a moment ago."""
+    """Reads what this run wrote itself, a moment ago."""
 
     def __init__(self, file: io.BytesIO, retries: RetryCount) -> None:
         super().__init__(file)
