@@ -25,6 +25,7 @@ NAMES = (
     "sdk_overhead",
     "batch_scoring",
     "overload",
+    "capacity",
     "head_solver",
 )
 

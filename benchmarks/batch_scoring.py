@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -119,11 +120,15 @@ def _rates(files: list[Path], settings: Settings, folder: Path, *, rounds: int) 
     with ThreadPoolExecutor(threads) as pool:
         pixels = list(pool.map(lambda path: _prepared(path, preparation), files))
 
+        labels = dict(asyncio.run(_inferred(pixels, settings)))
+
         def scored() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as target:
                 summary = score(str(files[0].parent), f"{target}/rows", replace(settings, decoders=threads))
             if summary.scored != len(files) or summary.errors:
                 raise CannotMeasureError(f"{summary.errors} errors in {summary.scored} rows of {len(files)}")
+            if summary.labels != labels:
+                raise CannotMeasureError(f"scored as {summary.labels}, but asked alone they are {labels}")
 
         contenders: dict[str, Callable[[], object]] = {
             "decode": lambda: sum(1 for _ in pool.map(lambda path: _prepared(path, preparation), files)),
@@ -146,11 +151,16 @@ def _prepared(path: Path, preparation: Preparation) -> NDArray[np.uint8]:
     return prepare(decode_picture(path.read_bytes()), preparation).pixels
 
 
-async def _inferred(pixels: list[NDArray[np.uint8]], settings: Settings) -> None:
+async def _inferred(pixels: list[NDArray[np.uint8]], settings: Settings) -> Counter[str]:
+    """Ask for all pictures; class -> how many are predicted to be of it."""
+    labels: Counter[str] = Counter()
     async with AsyncClient(settings.url) as client:
         async for outcome in client.explain_many(pixels, top=5, in_flight=settings.in_flight):
-            if not outcome.get().concepts:
+            explanation = outcome.get()
+            if not explanation.concepts:
                 raise CannotMeasureError("an explanation is empty")
+            labels[explanation.label] += 1
+    return labels
 
 
 def _peak_kib(files: list[Path], count: int, url: str, folder: Path) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,8 +25,8 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks.report import CannotMeasureError, Result
 from benchmarks.served_models import picture, write_repository
+from benchmarks.supervised import anonymous_mb, supervised
 from salf_contract import PREDICTED_CLASS
-from salf_serving import free_port
 
 MODELS = {"small": "efficientnet_lite0", "resnet50": "resnet50"}
 OVERLOAD = 10
@@ -77,7 +75,7 @@ def measure(*, quick: bool = False) -> Result:
     for name, backbone in MODELS.items():
         with tempfile.TemporaryDirectory(prefix="salf-bench-") as folder:
             questions = _questions(Path(folder), name, backbone)
-            with _served(Path(folder), core=cores[0]) as (address, pid):
+            with supervised(Path(folder) / "models", Path(folder), front=_FRONT, cores=str(cores[0])) as (address, pid):
                 os.sched_setaffinity(0, {cores[1]})
                 try:
                     seen = [_round(address, pid, questions, best_s, overload_s) for _ in range(rounds)]
@@ -112,7 +110,7 @@ def _round(address: str, pid: int, questions: list[Question], best_s: float, ove
         rate = len(best.good_s) / best_s
         if best.wrong or not rate:
             raise CannotMeasureError(f"{best.wrong} wrong answers, {len(best.good_s)} right ones, errors {best.errors}")
-        memory_mb = _anonymous_mb(pid)
+        memory_mb = anonymous_mb(pid)
         tally, took_s = _offer(calls, questions, rate=OVERLOAD * rate, seconds=overload_s)
     offered = tally.started / took_s
     if tally.wrong:
@@ -129,7 +127,7 @@ def _round(address: str, pid: int, questions: list[Question], best_s: float, ove
         "accepted_but_late": float(tally.late),
         "rejected": float(tally.errors.get("RESOURCE_EXHAUSTED", 0)),
         "other_errors": float(sum(tally.errors.values()) - tally.errors.get("RESOURCE_EXHAUSTED", 0)),
-        "memory_growth": _anonymous_mb(pid) / memory_mb,
+        "memory_growth": anonymous_mb(pid) / memory_mb,
     }
 
 
@@ -238,48 +236,3 @@ def _channels(address: str) -> Iterator[list[grpc.UnaryUnaryMultiCallable[bytes,
     finally:
         for channel in channels:
             channel.close()
-
-
-@contextmanager
-def _served(folder: Path, *, core: int) -> Iterator[tuple[str, int]]:
-    """Run `salf serve` with a front on one core; yields its address and process id."""
-    (folder / "front.toml").write_text(_FRONT)
-    port = free_port()
-    command = ["taskset", "-c", core, sys.executable, "-c", "from salf_cli.main import main; main()", "serve",
-               folder / "models", "--front-settings", folder / "front.toml", "--port", port, "--threads", 1,
-               "--log-file", folder / "triton.log"]  # fmt: skip
-    environment = os.environ | {"XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1"}
-    log_file = folder / "serve.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, env=environment)
-    try:
-        deadline_s = time.monotonic() + 90
-        while "stop it with" not in (said := log_file.read_text()):
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                raise CannotMeasureError(f"salf serve does not start: {said[-400:]}")
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _anonymous_mb(root: int) -> float:
-    """Memory that a process and its descendants hold themselves."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-    tree = [root]
-    for pid in tree:
-        tree += [child for child, parent in parents.items() if parent == pid]
-    total = 0
-    for pid in tree:
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-    return total / 1024

@@ -57,7 +57,8 @@ def test_triton_answers_a_batch_of_what_if_questions_as_the_operations_do(server
         "edit_strengths": random.normal(size=(BATCH, EDIT_SLOTS)).astype(np.float32),
         "edit_masks": random.random((BATCH, EDIT_SLOTS, 5, 4)).astype(np.float32),
     }
-    question["edit_concepts"][:, [0, 3, 7]] = [[7, 7, concepts - 1], [0, 1, 2], [3, NO_CONCEPT, 3]]
+    question["edit_concepts"][0] = [7, 3, 7, 0, 12, 1, 39, concepts - 1]  # as many as there may be, some twice
+    question["edit_concepts"][1:, [0, 3, 7]] = [[0, 1, 2], [3, NO_CONCEPT, 3]]
     answer = ask(server, question)
 
     with torch.inference_mode():

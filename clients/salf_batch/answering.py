@@ -3,17 +3,20 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
 
 from salf_batch.errors import ModelChangedError, ServerGoneError, UnreadableInputError
+from salf_batch.progress import Tally
 from salf_batch.rows import Row, answered_row, failed_row
 from salf_batch.sources import Input
+from salf_batch.stores import RetryCount, scheme_of
 from salf_client import (
     AsyncClient,
     ClientError,
+    ContractMismatchError,
     DeadlineExceededError,
     Explanation,
     InvalidPictureError,
@@ -24,6 +27,7 @@ from salf_client import (
     ServerUnavailableError,
     VersionNotServedError,
 )
+from salf_contract import PictureError, Preparation, Prepared, decode_picture, prepare
 
 #: What passes when the server comes back, or has less to do.
 _PASSING = (
@@ -37,6 +41,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 #: A picture at which a server that is up fails so often is the reason itself.
 _FAILURES_OF_ONE_PICTURE = 5
 _LISTED_AT_ONCE = 64
+#: A picture that comes different each time it is read is read so often at most.
+_READINGS = 5
 
 
 @dataclass(kw_only=True)
@@ -46,24 +52,32 @@ class Asking:
     Attributes:
         client: asks.
         contract_id: of the model that must answer.
+        preparation: the model's, of pictures that are decoded here.
+        sends_encoded: whether pictures go to the server as they are, where it takes them.
         top: concepts in a row at most.
         maps: whether rows hold maps.
-        in_flight: requests at a time, at most; pictures being decoded count.
+        in_flight: requests at a time, at most.
         read_ahead: inputs at a time that are read, wait, or wait for their row's turn.
         patience_s: how long no answer may come before the run stops.
-        readers: threads that read inputs.
-        repeated: how many requests were made again because the server was away.
+        readers: threads that read inputs, and wait until they are decoded.
+        decoders: threads that decode: few, since each keeps the memory of a large picture for the next.
+        retries: counts pictures that were read again.
+        tally: counts requests that were made again because the server was away.
     """
 
     client: AsyncClient
     contract_id: str
+    preparation: Preparation
+    sends_encoded: bool
     top: int
     maps: bool
     in_flight: int
     read_ahead: int
     patience_s: float
     readers: Executor
-    repeated: int = 0
+    decoders: Executor
+    retries: RetryCount
+    tally: Tally
     last_answer_s: float = 0.0
 
     async def rows(self, inputs: Iterable[tuple[int, Input]]) -> AsyncIterator[Row]:
@@ -92,11 +106,26 @@ class Asking:
 
     async def _row(self, index: int, one: Input, places: asyncio.Semaphore) -> Row:
         try:
-            data = await asyncio.get_running_loop().run_in_executor(self.readers, one.load)
+            picture = await self._in_reader(_as_it_is if self.sends_encoded else self._prepared, one)
             async with places:
-                explanation = await self._explained(data)
-        except (UnreadableInputError, InvalidPictureError, MessageTooLargeError, ServerFailedError) as error:
+                try:
+                    explanation = await self._explained(picture)
+                except InvalidPictureError:
+                    # The server cannot read it; by reading it again, and here, we find out whose fault that is.
+                    explanation = await self._explained(await self._in_reader(self._prepared, one))
+        except (
+            UnreadableInputError,
+            PictureError,
+            InvalidPictureError,
+            MessageTooLargeError,
+            ServerFailedError,
+        ) as error:
             return failed_row(index, one.uri, error)
+        except ContractMismatchError as error:  # pictures are prepared for the model that the run began with
+            raise ModelChangedError(
+                f"the server answers with another model than this run began with ({error}); what is done stays: serve "
+                f"the first one again, or score into a new folder"
+            ) from error
         if explanation.contract_id != self.contract_id:
             raise ModelChangedError(
                 f"the server now answers with '{explanation.model}' version {explanation.version}, another model than "
@@ -105,11 +134,33 @@ class Asking:
             )
         return answered_row(index, one.uri, explanation, maps=self.maps)
 
-    async def _explained(self, data: bytes) -> Explanation:
+    def _in_reader(self, work: Callable[[Input], Prepared | bytes], one: Input) -> Awaitable[Prepared | bytes]:
+        return asyncio.get_running_loop().run_in_executor(self.readers, work, one)
+
+    def _prepared(self, one: Input) -> Prepared:
+        """Read and decode a picture; read it again if it is broken, until it is broken in the same way.
+
+        A store that gives half a picture and calls that the whole is not noticed otherwise.
+        """
+        data = one.load()
+        for _ in range(_READINGS - 1):
+            try:
+                return self.decoders.submit(self._decoded, data).result()
+            except PictureError:
+                before, data = data, one.load()
+                if data == before:
+                    raise
+                self.retries.add(scheme_of(one.uri), "changed")
+        return self.decoders.submit(self._decoded, data).result()
+
+    def _decoded(self, data: bytes) -> Prepared:
+        return prepare(decode_picture(data), self.preparation)
+
+    async def _explained(self, picture: Prepared | bytes) -> Explanation:
         pause_s, failures = _FIRST_PAUSE_S, 0
         while True:
             try:
-                explanation = await self.client.explain(data, top=self.top)
+                explanation = await self.client.explain(picture, top=self.top)
             except VersionNotServedError as error:
                 raise ModelChangedError(
                     f"{error}; what is done stays: let the server load that version again and run again, or score into "
@@ -124,7 +175,7 @@ class Asking:
                     raise ServerGoneError(
                         f"no answer for {away_s:.0f} s ({error}); what is done stays: run again when the server is back"
                     ) from error
-                self.repeated += 1
+                self.tally.requests_repeated += 1
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
@@ -136,6 +187,10 @@ class Asking:
             return await self.client.is_ready()
         except ClientError:
             return False
+
+
+def _as_it_is(one: Input) -> bytes:
+    return one.load()
 
 
 async def _listed(inputs: Iterable[tuple[int, Input]]) -> AsyncIterator[tuple[int, Input]]:

@@ -1,10 +1,12 @@
 """Pictures in WebDataset's tar archives, each read from its place in the archive."""
 
+import io
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import BinaryIO
 
-from salf_batch.errors import InvalidSourceError, UnreadableInputError
+from salf_batch.errors import InvalidSourceError
 from salf_batch.stores import Place
 
 
@@ -20,29 +22,27 @@ def tar_inputs(archive: Place, *, suffixes: tuple[str, ...]) -> Iterator[tuple[s
         UnreadableInputError: there is no such file.
     """
     with (
-        archive.asked(partial(archive.files.open, archive.path, "rb")) as file,
+        archive.open() as file,
         _opened(archive, file) as members,
     ):
         try:
             for member in members:
                 if member.isfile() and member.name.lower().endswith(suffixes):
                     start = member.offset_data
-                    load = partial(_member, archive, start, start + member.size)
+                    load = partial(archive.read, start, start + member.size)
                     yield f"{archive.uri}#{member.name}", load
                 members.members = []  # type: ignore[attr-defined]  # tarfile would keep a record of every member
         except tarfile.TarError as error:
             raise InvalidSourceError(f"the archive {archive.uri} is broken ({error}); pack it again") from error
 
 
-def _opened(archive: Place, file: object) -> tarfile.TarFile:
+def _opened(archive: Place, file: BinaryIO) -> tarfile.TarFile:
+    if isinstance(file, io.BytesIO):
+        raise InvalidSourceError(
+            f"{archive.uri}: its web server gives whole files only, and would give this one again for each picture; "
+            f"copy the archive to a disk or an object store"
+        )
     try:
-        return tarfile.open(fileobj=file, mode="r:")  # type: ignore[call-overload, no-any-return]
+        return tarfile.open(fileobj=file, mode="r:")
     except tarfile.TarError as error:
         raise InvalidSourceError(f"{archive.uri} is no uncompressed tar archive ({error})") from error
-
-
-def _member(archive: Place, start: int, stop: int) -> bytes:
-    data = archive.read(start, stop)
-    if len(data) != stop - start:
-        raise UnreadableInputError(f"{archive.uri} ends within a member; pack it again")
-    return data

@@ -9,6 +9,7 @@ BatchError
 ├── TargetInUseError         another run writes to the target
 ├── TargetWriteError         the target cannot be written: disk full, no permission
 ├── InvalidTargetError       the target is no scored store
+├── MetricsUnavailableError  the metrics file cannot be written, or their port is taken
 ├── ModelChangedError        the server began to answer with another model, or does not serve the pinned version
 ├── EngineError              the Ray cluster cannot be reached, or broke down
 ├── ShardsFailedError        a run on Ray left shards out, as many as may fail; run again
@@ -52,6 +53,10 @@ class TargetWriteError(BatchError):
 
 class InvalidTargetError(BatchError):
     """The target is no scored store."""
+
+
+class MetricsUnavailableError(BatchError):
+    """The run's metrics cannot be shown where they shall be."""
 
 
 class ModelChangedError(BatchError):

@@ -63,8 +63,7 @@ def json_lines_inputs(manifest: Place, *, column: str | None) -> Iterator[tuple[
 
 @contextmanager
 def _lines(manifest: Place) -> Iterator[io.TextIOWrapper]:
-    file = manifest.asked(partial(manifest.files.open, manifest.path, "rb"))
-    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(manifest.open(), encoding="utf-8-sig", newline="") as lines:
         try:
             yield lines
         except UnicodeDecodeError as error:

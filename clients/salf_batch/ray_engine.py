@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from salf_batch.errors import BatchError, EngineError, MissingExtraError, Shards
 from salf_batch.plans import Plan, asking_of
 from salf_batch.progress import Progress, Tally
 from salf_batch.rows import Row, as_parquet
-from salf_batch.shards import Effort, shards_left
+from salf_batch.shards import shards_left
 from salf_batch.sources import Input, Source
 from salf_batch.spool import packed, unpacked
 from salf_batch.stores import RetryCount
@@ -39,7 +39,6 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 #: Of this machine alone. Ray takes 127.0.0.1 for a mistake, and replaces it by an address that others reach.
 _LOOPBACK = "127.0.0.2"
 _CONNECT_S = 10.0
-_REPEATED = ("requests_repeated", "reads_repeated", "writes_repeated")
 #: A worker that dies again and again while it starts will not get better.
 _DEATHS_WHILE_STARTING = 3
 
@@ -76,33 +75,30 @@ class ShardScorer:
         return {"outcome": json.dumps(outcome)}
 
     async def _made(self, shard: int, data: bytes) -> dict[str, Any]:
-        reads = RetryCount()
+        reads, tally, rows = RetryCount(), Tally(), list[Row]()
         inputs: list[tuple[int, Input]] = unpacked(data, reads)
         target, manifest = self._plan.target, self._plan.manifest
-        writes_before, rows = target.retries.value, list[Row]()
-        async with asking_of(self._plan) as asking:
+        writes_before = Counter(target.retries.counts)
+        async with asking_of(self._plan, tally=tally, retries=reads) as asking:
             async for row in asking.rows(inputs):
                 rows.append(row)
-            repeated = asking.repeated
         await asyncio.to_thread(write_part, target, shard, as_parquet(rows, maps=manifest.maps))
         return {
             **_counts_of((row.get("error"), row.get("label")) for row in rows),
-            "requests_repeated": repeated,
-            "reads_repeated": reads.value,
-            "writes_repeated": target.retries.value - writes_before,
+            "requests_repeated": tally.requests_repeated,
+            "reads_repeated": _listed(reads.counts),
+            "writes_repeated": _listed(Counter(target.retries.counts) - writes_before),
         }
 
 
-def score_on_ray(
-    plan: Plan, source: Source, done: set[int], tally: Tally, report: Callable[[Progress], None]
-) -> Effort:
+def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, report: Callable[[Progress], None]) -> None:
     """Make all parts that are left.
 
     Args:
         plan: of the run.
         source: lists the inputs.
         done: shards that have a part.
-        tally: counts rows.
+        tally: counts rows and repeated requests; the source and the target count what workers asked their stores again.
         report: hears of each part.
 
     Raises:
@@ -118,8 +114,7 @@ def score_on_ray(
     shards = shards_left(source, plan.manifest, done)
     first = next(shards, None)
     if first is None:
-        return Effort()
-    repeated: Counter[str] = Counter()
+        return
     failures: list[BatchError | ClientError] = []
     left = plan.manifest.shards - len(done)
     with _cluster(plan) as workers, _quiet_context(ray.data, plan.settings.failing_shards):
@@ -131,11 +126,7 @@ def score_on_ray(
                         _check_allowed(failures, plan.settings.failing_shards)
                         continue
                     left -= 1
-                    tally.done += counts["rows"]
-                    tally.scored += counts["rows"]
-                    tally.errors += counts["errors"]
-                    tally.labels.update(counts["labels"])
-                    repeated.update({name: counts.get(name, 0) for name in _REPEATED})
+                    _count(counts, plan, source, tally)
                     report(Progress("scoring", source.count, tally.done, tally.errors))
         except (BatchError, ClientError):
             raise
@@ -148,7 +139,18 @@ def score_on_ray(
         raise ShardsFailedError(
             f"{left} of {plan.manifest.shards} shards failed and have no rows yet ({why}); run again"
         )
-    return Effort(**repeated)
+
+
+def _count(counts: Mapping[str, Any], plan: Plan, source: Source, tally: Tally) -> None:
+    """Add what a worker did to what the run did."""
+    tally.done += counts["rows"]
+    tally.scored += counts["rows"]
+    tally.errors += counts["errors"]
+    tally.labels.update(counts["labels"])
+    tally.requests_repeated += counts.get("requests_repeated", 0)
+    for count, name in ((source.retries, "reads_repeated"), (plan.target.retries, "writes_repeated")):
+        for store, reason, times in counts.get(name, ()):
+            count.add(store, reason, times)
 
 
 def _results(data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int) -> Iterator[dict[str, Any]]:
@@ -280,6 +282,10 @@ def _counts_of(rows: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
         if error is None and label is not None:
             labels[label] += 1
     return {"rows": count, "errors": errors, "labels": dict(labels)}
+
+
+def _listed(counts: Mapping[tuple[str, str], int]) -> list[tuple[str, str, int]]:
+    return [(store, reason, times) for (store, reason), times in counts.items()]
 
 
 def _label_columns(part: Any) -> list[tuple[str | None, str | None]]:

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
+from salf_batch.metrics import RunMetrics, exposed
 from salf_batch.plans import Plan, asking_of, client_of
 from salf_batch.progress import Progress, Summary, Tally
 from salf_batch.rows import Row, as_parquet
 from salf_batch.settings import Settings
-from salf_batch.shards import Effort, inputs_left
+from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place, place_of
 from salf_batch.targets import Manifest, begun, claim, locked, parts, write_part
@@ -55,16 +56,25 @@ def score(
         claim(place, manifest)
         done = set(parts(place, manifest))
         is_pinned = settings.if_model_changes == "pin" or settings.model_version is not None
-        plan = Plan(target=place, manifest=manifest, settings=settings, version=model.version if is_pinned else None)
+        plan = Plan(
+            target=place,
+            manifest=manifest,
+            settings=settings,
+            preparation=model.preparation,
+            version=model.version if is_pinned else None,
+        )
         tally = Tally(done=sum(map(manifest.rows_of, done)))
         already_done, scoring_s = tally.done, time.monotonic()
         report(Progress("scoring", listed.count, tally.done))
-        if settings.engine == "ray":
-            from salf_batch.ray_engine import score_on_ray
+        metrics = RunMetrics(place.uri, listed.count, tally, listed.retries, place.retries)
+        with exposed(metrics, file=settings.metrics_file, port=settings.metrics_port):
+            if settings.engine == "ray":
+                from salf_batch.ray_engine import score_on_ray
 
-            effort = score_on_ray(plan, listed, done, tally, report)
-        else:
-            effort = asyncio.run(_score_here(plan, listed, done, tally, report))
+                score_on_ray(plan, listed, done, tally, report)
+            else:
+                asyncio.run(_score_here(plan, listed, done, tally, report))
+            metrics.finished_s = time.time()
     now_s = time.monotonic()
     return Summary(
         target=place.uri,
@@ -78,18 +88,18 @@ def score(
         contract_id=model.contract_id,
         seconds=now_s - started_s,
         pictures_per_second=tally.scored / max(1e-9, now_s - scoring_s),
-        requests_repeated=effort.requests_repeated,
-        reads_repeated=listed.retries.value + effort.reads_repeated,
-        writes_repeated=place.retries.value + effort.writes_repeated,
+        requests_repeated=tally.requests_repeated,
+        reads_repeated=listed.retries.value,
+        writes_repeated=place.retries.value,
     )
 
 
 async def _score_here(
     plan: Plan, source: Source, done: set[int], tally: Tally, report: Callable[[Progress], None]
-) -> Effort:
+) -> None:
     """Make all rows that are left, in this process."""
     manifest, shard_rows = plan.manifest, list[Row]()
-    async with asking_of(plan) as asking:
+    async with asking_of(plan, tally=tally, retries=source.retries) as asking:
         async for row in asking.rows(inputs_left(source, manifest, done)):
             shard_rows.append(row)
             tally.add(row)
@@ -98,7 +108,6 @@ async def _score_here(
             if len(shard_rows) == manifest.rows_of(shard):
                 await asyncio.to_thread(write_rows, plan, shard, shard_rows)
                 shard_rows = []
-        return Effort(requests_repeated=asking.repeated)
 
 
 def write_rows(plan: Plan, shard: int, rows: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from salf_client import Connection
@@ -37,6 +38,8 @@ class Settings:
         worker_cpus: cores that Ray sets aside for each.
         failing_shards: so many may fail (a store does not answer, say) before a run on Ray stops; the others are done,
             and the next run does those.
+        metrics_file: Prometheus metrics of the run, for the node exporter's textfile collector; ends in .prom.
+        metrics_port: shows the same over HTTP while the run goes.
     """
 
     url: str | Sequence[str] = "localhost:8001"
@@ -61,6 +64,8 @@ class Settings:
     workers: int | None = None
     worker_cpus: float = 1.0
     failing_shards: int = 0
+    metrics_file: Path | None = None
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "in_flight", "read_ahead", "timeout_s", "worker_cpus"):

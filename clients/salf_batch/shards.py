@@ -1,26 +1,10 @@
 """What is left to do, as inputs or shard by shard."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
 from salf_batch.sources import Input, Source
 from salf_batch.targets import Manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What an engine had to do again.
-
-    Attributes:
-        requests_repeated: because the server was away or busy.
-        reads_repeated: by other processes, because the source's store was in trouble.
-        writes_repeated: by other processes, because the target's was.
-    """
-
-    requests_repeated: int = 0
-    reads_repeated: int = 0
-    writes_repeated: int = 0
 
 
 def inputs_left(source: Source, manifest: Manifest, done: set[int]) -> Iterator[tuple[int, Input]]:

@@ -152,12 +152,11 @@ def _files(name: str, retries: RetryCount, *, is_folder_of_pictures: bool) -> It
             yield from (place.at(path) for path in sorted(found) if not is_folder_of_pictures or _is_picture(path))
         elif not is_folder_of_pictures or place.scheme in ("http", "https"):
             yield place
-        elif place.asked(partial(place.files.isdir, place.path)):
+        # Not the file system's `isdir`, to which a store in trouble has nothing.
+        elif place.asked(partial(place.files.info, place.path))["type"] == "directory":
             yield from _pictures_below(place)
-        elif place.asked(partial(place.files.isfile, place.path)):
-            yield place
         else:
-            raise InvalidSourceError(f"there is no folder or file {place.uri}; check the source")
+            yield place
 
 
 def _pictures_below(folder: Place) -> Iterator[Place]:

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -101,13 +101,18 @@ def overview(parts: Iterable[Place], *, shown: int) -> Overview:
             one.reasons[reason] += 1
             one.weight[reason] += contribution
     usual = dict(classes)
+    unsure, uncovered, odd = _lowest(
+        (row for row in _rows(parts) if row["error"] is None),
+        (lambda row: row["probability"], lambda row: row["coverage"], partial(_usualness, usual)),
+        shown,
+    )
     return Overview(
         rows=rows,
         errors=errors,
         classes=dict(sorted(usual.items(), key=lambda item: -item[1].pictures)),
-        unsure=_lowest(parts, lambda row: row["probability"], shown),
-        uncovered=_lowest(parts, lambda row: row["coverage"], shown),
-        odd=_lowest(parts, partial(_usualness, usual), shown),
+        unsure=unsure,
+        uncovered=uncovered,
+        odd=odd,
         failed=tuple(failed),
     )
 
@@ -120,13 +125,25 @@ def _usualness(classes: dict[str, ClassOverview], row: dict[str, Any]) -> float:
     return sum(one.share(reason) * contribution for reason, contribution in reasons) / total if total else 0.0
 
 
-def _lowest(parts: list[Place], value: Callable[[dict[str, Any]], float], shown: int) -> tuple[Notable, ...]:
-    good = (row for row in _rows(parts) if row["error"] is None)
-    lowest = heapq.nsmallest(shown, ((value(row), row["index"], row) for row in good))
-    return tuple(
-        Notable(row["uri"], row["label"], found, ", ".join(wording(*reason) for reason, _ in _reasons(row)))
-        for found, _, row in lowest
-    )
+def _lowest(
+    rows: Iterable[dict[str, Any]], values: Sequence[Callable[[dict[str, Any]], float]], shown: int
+) -> list[tuple[Notable, ...]]:
+    """Of each value, the rows that have the least of it, the lowest first."""
+    heaps: list[list[tuple[float, int, dict[str, Any]]]] = [[] for _ in values]  # the highest on top, to be dropped
+    for row in rows:
+        for heap, value in zip(heaps, values, strict=True):
+            entry = (-value(row), -row["index"], row)
+            if len(heap) < shown:
+                heapq.heappush(heap, entry)
+            else:
+                heapq.heappushpop(heap, entry)
+    return [
+        tuple(
+            Notable(row["uri"], row["label"], -negative, ", ".join(wording(*reason) for reason, _ in _reasons(row)))
+            for negative, _, row in sorted(heap, reverse=True)
+        )
+        for heap in heaps
+    ]
 
 
 def wording(concept: str, present: bool) -> str:
@@ -144,6 +161,6 @@ def _rows(parts: Iterable[Place]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as parquet
 
     for part in parts:
-        with part.asked(partial(part.files.open, part.path, "rb")) as file:
+        with part.open() as file:
             for batch in parquet.ParquetFile(file).iter_batches(1000, columns=_COLUMNS):
                 yield from batch.to_pylist()

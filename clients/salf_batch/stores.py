@@ -1,44 +1,61 @@
 """Where files lie: this machine or an object store, through fsspec, with failures as sentences."""
 
+import io
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from salf_batch.errors import BatchError, MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch.filesystems import VARIABLES, file_system
+from salf_batch.ranges import ranges
 
 T = TypeVar("T")
-#: Scheme -> (extra that brings its package, where its credentials are looked for).
-_STORES = {
-    "s3": ("s3", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE (FSSPEC_S3_ANON=true for public buckets)"),
-    "gs": ("gs", "GOOGLE_APPLICATION_CREDENTIALS (FSSPEC_GS_TOKEN=anon for public buckets)"),
-    "az": ("az", "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
-    "http": ("batch", "no variable: addresses must be open"),
-    "https": ("batch", "no variable: addresses must be open"),
-}
-_ATTEMPTS, _FIRST_PAUSE_S = 5, 0.2
-#: Stores that would repeat on their own do not: repetitions are counted here, and not multiplied.
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}
+_ATTEMPTS, _FIRST_PAUSE_S = 8, 0.2
 #: HTTP statuses that a repetition does not change: this address has no picture.
 _GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
+_REFUSED = frozenset({401, 403})
 
 
 class RetryCount:
-    """How often something was asked of a store again; threads may share it."""
+    """How often something was asked of stores again, and why; threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.value = 0
+        self._counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self) -> None:
-        """Count one repetition."""
+    def add(self, store: str, reason: str, times: int = 1) -> None:
+        """Count repetitions.
+
+        Args:
+            store: its scheme, such as "s3".
+            reason: an HTTP status, or the name of the error's class.
+            times: how many.
+        """
         with self._lock:
-            self.value += 1
+            self._counts[store, reason] += times
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """(Store, reason) -> repetitions."""
+        with self._lock:
+            return dict(self._counts)
+
+    @property
+    def value(self) -> int:
+        """All of them."""
+        return sum(self.counts.values())
 
     def __reduce__(self) -> "tuple[type[RetryCount], tuple[()]]":
         """Another process counts its own."""
         return RetryCount, ()
+
+
+class _CutError(Exception):
+    """A store gave less than it was asked for, and said nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,28 @@ class Place:
             UnreadableInputError: there is no such file, or it is a folder.
             StoreUnavailableError: the store does not answer after several attempts, or refuses us.
         """
-        return bytes(self.asked(lambda: self.files.cat_file(self.path, start=start, end=stop)))
+
+        def read() -> bytes:
+            data = bytes(self.files.cat_file(self.path, start=start, end=stop))
+            if stop is not None and len(data) != stop - (start or 0):
+                raise _CutError(f"{len(data)} bytes instead of {start} to {stop}")
+            return data
+
+        return self.asked(read)
+
+    def open(self) -> BinaryIO:
+        """The file for reading here and there; a store in trouble is asked again for the piece that it failed to give.
+
+        Raises:
+            UnreadableInputError: there is no such file, or it is a folder; reading raises it as well.
+            StoreUnavailableError: the store does not answer after several attempts, or refuses us; reading too.
+        """
+        if self.is_local:
+            return cast("BinaryIO", self.asked(lambda: self.files.open(self.path, "rb")))
+        about = self.asked(lambda: self.files.info(self.path))
+        if about.get("size") is None or (self.scheme in ("http", "https") and not about.get("partial")):
+            return io.BytesIO(self.read())  # a web server that gives whole files only
+        return ranges(self.read, about["size"])
 
     def asked(self, question: Callable[[], T]) -> T:
         """Ask the store, and again while it is in trouble.
@@ -101,26 +139,25 @@ class Place:
                 return question()
             except BatchError:  # from a question that asked in its turn
                 raise
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-                raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
             # Every store has its own classes for a lost connection, a wrong key and a busy server.
             except Exception as error:
+                if _is_missing(error):
+                    raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
                 if _status(error) in _GONE and self.scheme in ("http", "https"):
                     raise UnreadableInputError(f"{self.uri} answers {_status(error)}; check the address") from error
                 if self.is_local:
                     raise UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") from error
-                if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
+                if _is_refusal(error):
                     raise StoreUnavailableError(
-                        f"{self.uri} is refused ({_reason(error)}); credentials are looked for in "
-                        f"{_STORES.get(self.scheme, ('', 'what fsspec says'))[1]}"
+                        f"{self.uri} is refused ({_reason(error)}); {_looked_for(self.scheme)}"
                     ) from error
                 if attempt == _ATTEMPTS:
                     raise StoreUnavailableError(
                         f"{self.uri} does not answer after {_ATTEMPTS} attempts ({_reason(error)}); run again when it "
-                        f"does; credentials are looked for in {_STORES.get(self.scheme, ('', 'what fsspec says'))[1]}"
+                        f"does; {_looked_for(self.scheme)}"
                     ) from error
-            self.retries.add()
-            time.sleep(pause_s)
+                self.retries.add(self.scheme, str(_status(error) or type(error).__name__))
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only so that readers do not ask in step
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
 
@@ -136,26 +173,17 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
         MissingExtraError: the store's package is not installed.
         StoreUnavailableError: no such kind of store, or it cannot be opened.
     """
+    scheme, rest = scheme_of(url), url.rpartition("://")[2]
     try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError("scoring needs fsspec; install it with: pip install 'salf[batch]'") from error
-    scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
-    scheme = "" if scheme in ("file", "local") else scheme
-    extra, variables = _STORES.get(scheme, ("batch", "what fsspec says"))
-    try:
-        files = fsspec.filesystem(scheme or "file", **_OPTIONS.get(scheme, {}))
-        if hasattr(files, "retries"):
-            files.retries = 1
+        files = file_system(scheme)
         path = files._strip_protocol(url if scheme else rest)  # noqa: SLF001 - what fsspec.core.url_to_fs calls, too
     except ImportError as error:
+        extra = scheme if scheme in ("s3", "gs", "az") else "batch"
         raise MissingExtraError(
             f"{url} needs a package that is missing ({error}); install it with: pip install 'salf[{extra}]'"
         ) from error
     except Exception as error:  # an unknown scheme, or credentials that a store checks when it is opened
-        raise StoreUnavailableError(
-            f"{url} cannot be opened ({_reason(error)}); credentials are looked for in {variables}"
-        ) from error
+        raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {_looked_for(scheme)}") from error
     return Place(scheme, str(path), files, retries or RetryCount())
 
 
@@ -163,9 +191,45 @@ def _opened_again(scheme: str, path: str, retries: RetryCount) -> Place:
     return place_of(f"{scheme}://" if scheme else "/", retries).at(path)
 
 
-def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status if isinstance(status, int) else None
+def scheme_of(url: str) -> str:
+    """Of a path or URL, such as "s3"; "" for what lies on this machine."""
+    scheme, mark, _ = url.partition("://")
+    return "" if not mark or scheme in ("file", "local") else scheme
+
+
+def _looked_for(scheme: str) -> str:
+    return f"credentials are looked for in {VARIABLES.get(scheme, 'what fsspec says')}"
+
+
+def _is_missing(error: Exception) -> bool:
+    if not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return False
+    # fsspec says of an address that it is not there when it cannot ask for it, too.
+    return error.__cause__ is None or _status(error) in _GONE
+
+
+def _is_refusal(error: Exception) -> bool:
+    # Google's library has no class and no status for a 403, only this word.
+    return (
+        isinstance(error, PermissionError)
+        or _status(error) in _REFUSED
+        or "credential" in type(error).__name__.lower()
+        or str(error).startswith("Forbidden")
+    )
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that a store answered with, wherever its library put it."""
+    # Not the code of causes: aiohttp calls a cut body a 400 there.
+    found: list[object] = [getattr(error, "status", None) or getattr(error, "code", None)]
+    cause: BaseException | None = error
+    while cause is not None:
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):  # botocore's
+            found.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        found += [getattr(cause, "status", None), getattr(cause, "status_code", None)]
+        cause = cause.__cause__
+    return next((status for status in found if isinstance(status, int)), None)
 
 
 def _reason(error: BaseException) -> str:

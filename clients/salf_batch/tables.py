@@ -67,7 +67,7 @@ class _Groups:
         with self._lock:
             values = self._kept.get(group)
             if values is None:
-                values = self._table.asked(partial(self._read_group, group))
+                values = self._read_group(group)
                 self._kept[group] = values
                 while len(self._kept) > _KEPT_GROUPS:
                     self._kept.popitem(last=False)
@@ -87,7 +87,7 @@ class _Groups:
             import pyarrow.parquet as parquet
         except ImportError as error:
             raise MissingExtraError("Parquet needs pyarrow; install it with: pip install 'salf[batch]'") from error
-        file = self._table.asked(partial(self._table.files.open, self._table.path, "rb"))
+        file = self._table.open()
         try:
             return parquet.ParquetFile(file)
         except pa.ArrowInvalid as error:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -245,21 +245,23 @@ def _names(target: Place) -> set[str]:
 
 
 def _exists(place: Place) -> bool:
-    return bool(place.asked(partial(place.files.exists, place.path)))
+    # Not the file system's `exists`, to which a store in trouble has nothing.
+    try:
+        place.asked(partial(place.files.info, place.path))
+    except UnreadableInputError:
+        return False
+    return True
 
 
 def _rows(part: Place) -> int:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    def counted() -> Any:
-        with part.files.open(part.path, "rb") as file:
-            try:
-                return parquet.read_metadata(file).num_rows
-            except pa.ArrowInvalid:
-                return -1
-
-    return int(part.asked(counted))
+    with part.open() as file:
+        try:
+            return int(parquet.read_metadata(file).num_rows)
+        except pa.ArrowInvalid:
+            return -1
 
 
 def _flush_folder(folder: Path) -> None:

@@ -108,7 +108,7 @@ def models(
     with Client(urls_of(url), timeout_s=timeout, connection=connection) as client:
         served = client.models()
     if json:
-        print_json([asdict(model) for model in served])
+        print_json([{**asdict(model), "preparation": model.preparation.model_dump()} for model in served])
         return
     from salf_cli.tables import models_table
 

@@ -1,4 +1,7 @@
-"""Failures as one line on stderr and an exit status: 1 for what went wrong, 2 for wrong use, 130 for Ctrl-C."""
+"""Failures on stderr, in one line (a table in several), and an exit status.
+
+1 for what went wrong, 2 for wrong use, 130 for Ctrl-C.
+"""
 
 import functools
 import json
@@ -27,9 +30,10 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
-def report(message: str) -> None:
-    """Print one red line on stderr."""
-    stderr_console().print(Text(" ".join(message.split()), style="red"), soft_wrap=True)
+def report(message: str, *, line_by_line: bool = False) -> None:
+    """Print one red line on stderr; or all of them, where they make a table."""
+    text = message if line_by_line else " ".join(message.split())
+    stderr_console().print(Text(text, style="red"), soft_wrap=True)
 
 
 def one_line_failures(*, command: str, extra: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -75,7 +79,7 @@ def _reported(command: str, extra: str | None) -> Iterator[None]:
         # A room's own errors say what to do; an OSError names the file. Anything else is a bug and shows its trace.
         if not _is_of_salf(error) and not isinstance(error, OSError):
             raise
-        report(str(error))
+        report(str(error), line_by_line=getattr(error, "line_by_line", False))
         raise typer.Exit(FAILED) from error
 
 

@@ -11,7 +11,7 @@ from salf_cli.explain import explain, models
 from salf_cli.export import export
 from salf_cli.import_ import import_published
 from salf_cli.probe import probe
-from salf_cli.repository import list_versions, publish, rollback, verify
+from salf_cli.repository import list_versions, prune, publish, rollback, verify
 from salf_cli.score import report, score
 from salf_cli.serve import serve
 from salf_cli.top import top
@@ -37,6 +37,7 @@ app.command("list", no_args_is_help=True)(list_versions)
 app.command(no_args_is_help=True)(verify)
 app.command(no_args_is_help=True)(publish)
 app.command(no_args_is_help=True)(rollback)
+app.command(no_args_is_help=True)(prune)
 app.command(no_args_is_help=True)(tune)
 app.command(no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)

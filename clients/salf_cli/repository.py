@@ -1,4 +1,4 @@
-"""`salf list`, `verify`, `publish` and `rollback`: what a model repository holds, and which version of it is served."""
+"""`salf list`, `verify`, `publish`, `rollback`, `prune`: what a repository holds, and which version of it is served."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,6 +119,26 @@ def rollback(
     typer.echo(f"{repository} serves version {to} of {', '.join(done.models)}; before: {before}")
     for model in done.without:
         typer.echo(f"{model} has no version {to} and serves what it served: its answers carry another contract id")
+
+
+@one_line_failures(command="prune")
+def prune(
+    repository: Annotated[Path, _REPOSITORY],
+    name: Annotated[str, typer.Argument(help="Name of the explain model.", show_default=False)],
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions to keep.", show_default=False)],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Remove all but the newest versions, in all models exported together; one that is served stays.
+
+    Example: salf prune model_repository scenes --keep 3
+    """
+    from salf_export import drop_old_versions
+
+    removed = drop_old_versions(repository, name, keep=keep)
+    if json:
+        print_json({"name": name, "removed": list(removed)})
+        return
+    typer.echo(f"{name} in {repository}{removed_versions(removed) or ': no version is older than those kept'}")
 
 
 def removed_versions(removed: tuple[int, ...]) -> str:

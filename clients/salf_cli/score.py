@@ -1,6 +1,7 @@
 """`salf score` and `salf report`: a whole store of pictures."""
 
 import os
+import time
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from salf_batch import Progress, Summary
+
+#: A row is done in less time than a bar takes to be told of it.
+_SHOWN_EVERY_S = 0.1
 
 
 _ENGINE = "Engine"
@@ -105,6 +109,10 @@ def score(
     failing_shards: Annotated[
         int, typer.Option(min=0, help="Files that may fail before a run on Ray stops.", rich_help_panel=_ENGINE)
     ] = 0,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Prometheus metrics for the node exporter's textfile collector; .prom.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Show Prometheus metrics here while it works.")] = None,
     json: Json = False,
 ) -> None:
     """Score a store of pictures: one row for each, in a Parquet dataset.
@@ -142,6 +150,8 @@ def score(
         workers=workers,
         worker_cpus=worker_cpus,
         failing_shards=failing_shards,
+        metrics_file=metrics_file,
+        metrics_port=metrics_port,
     )
     with _bar() as bar:
         task = bar.add_task("starting", total=None, errors=0, rate="")
@@ -180,9 +190,15 @@ class _Shown:
 
     def __init__(self, bar: "Bar", task: "TaskID") -> None:
         self._bar, self._task, self._stage = bar, task, ""
+        self._shown_s = 0.0
 
     def update(self, progress: "Progress") -> None:
-        """Show how far it is; the rate counts this run's rows only."""
+        """Show how far it is, now and then; the rate counts this run's rows only."""
+        now_s = time.monotonic()
+        is_last = progress.done == progress.total
+        if progress.stage == self._stage and now_s - self._shown_s < _SHOWN_EVERY_S and not is_last:
+            return
+        self._shown_s = now_s
         if progress.stage != self._stage:
             self._stage = progress.stage
             if progress.stage == "scoring":
@@ -207,10 +223,11 @@ def _bar() -> "Bar":
 
 
 def _say(summary: "Summary") -> None:
+    again = f"{summary.requests_repeated} requests, {summary.reads_repeated} reads, {summary.writes_repeated} writes"
     lines = [
         f"{summary.inputs} rows in {summary.target}: {summary.scored} scored now, {summary.already_done} before",
         f"errors now: {summary.errors}; {summary.pictures_per_second:.1f} pictures/s, {summary.seconds:.1f} s",
-        f"repeated: {summary.requests_repeated} requests, {summary.reads_repeated} reads",
+        f"asked again: {again}",
         f"model {summary.model} version {summary.version}, contract {summary.contract_id}",
     ]
     lines += [f"  {count:>8}  {label}" for label, count in list(summary.labels.items())[:12]]

@@ -47,6 +47,15 @@ def serve(
         bool,
         typer.Option("--shared-memory", help="Let clients of this host pass pictures in /dev/shm; no --front."),
     ] = False,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            help="Send OpenTelemetry traces there (OTLP over HTTP: http://HOST:4318/v1/traces); none by default."
+        ),
+    ] = None,
+    traces_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests that begin a trace; callers decide about their own.")
+    ] = 1.0,
 ) -> None:
     """Serve models with Triton, until Ctrl-C.
 
@@ -59,7 +68,7 @@ def serve(
     if install:
         _install()
     if repository is not None:
-        from salf_serving import FrontSettings, LaunchSettings, ServeSettings, read_front_settings
+        from salf_serving import FrontSettings, LaunchSettings, ServeSettings, TraceSettings, read_front_settings
         from salf_serving import serve as serve_repository
 
         settings = ServeSettings(
@@ -71,6 +80,7 @@ def serve(
                 startup_timeout_s=startup_timeout,
                 threads=threads,
                 shared_memory=shared_memory,
+                traces=TraceSettings(url=traces, share=traces_share) if traces else None,
             ),
             front=read_front_settings(front_settings) if front_settings else FrontSettings() if front else None,
             status_port=status_port,

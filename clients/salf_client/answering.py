@@ -192,6 +192,7 @@ def _once(
     first: Endpoint | None = None,
 ) -> Steps[T | None]:
     """One inference; None if a version answered that the request does not suit."""
+    begun_s = time.perf_counter()
     request = question(served) if is_light else (yield from worked(lambda: question(served)))
 
     # What is not needed is left out: transports of users may know neither.
@@ -204,11 +205,13 @@ def _once(
         return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s, **more)
 
     started_s = time.perf_counter()
+    ask.watched.took("prepare", started_s - begun_s)
     try:
         tensors, endpoint = yield from session.request(ask, send, first=first)
     except InvalidRequestError as error:
         raise request.refused(error) from error
-    latency_ms = (time.perf_counter() - started_s) * 1e3
+    answered_s = time.perf_counter()
+    ask.watched.took("infer", answered_s - started_s)
     document = served.current
     contract_id = answered_contract_id(tensors)
     if contract_id != document.contract_id and session.version is not None:
@@ -221,7 +224,9 @@ def _once(
         document = yield from _document_of(contract_id, session, ask, served, endpoint=endpoint)
         if not request.suits(document):
             return None
-    return request.read(tensors, document, latency_ms)
+    answer = request.read(tensors, document, (answered_s - started_s) * 1e3)
+    ask.watched.took("read", time.perf_counter() - answered_s)
+    return answer
 
 
 def _document_of(

@@ -14,7 +14,7 @@ from salf_client.errors import (
 )
 from salf_client.steps import Steps
 from salf_client.transport import IndexEntry, ModelConfig
-from salf_contract import EXPLAIN_OUTPUTS, Metadata, MetadataError, metadata_in_parameters
+from salf_contract import EXPLAIN_OUTPUTS, Metadata, MetadataError, Preparation, metadata_in_parameters
 
 _EXPLAIN_OUTPUT_NAMES = frozenset(spec.name for spec in EXPLAIN_OUTPUTS)
 
@@ -30,7 +30,7 @@ class ModelInfo:
         backend: what runs it, e.g. "onnxruntime".
         classes: class names in logit order.
         concepts: concept names in index order.
-        input_size: (height, width) in pixels that pictures are prepared to.
+        preparation: how pictures are brought to the model's size.
         top: how many concepts an answer holds at most.
         pooling: "average" or "softmax".
         accuracy: figures from the model card, 0..1.
@@ -43,11 +43,16 @@ class ModelInfo:
     backend: str
     classes: tuple[str, ...]
     concepts: tuple[str, ...]
-    input_size: tuple[int, int]
+    preparation: Preparation
     top: int
     pooling: str
     accuracy: Mapping[str, float]
     contract_id: str
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(Height, width) in pixels that pictures are prepared to."""
+        return self.preparation.height, self.preparation.width
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class ServedModel:
             backend=self.backend,
             classes=document.classes,
             concepts=document.concepts,
-            input_size=(document.preparation.height, document.preparation.width),
+            preparation=document.preparation,
             top=document.top,
             pooling=document.pooling,
             accuracy=dict(document.accuracy),

@@ -4,9 +4,13 @@
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from salf_client.errors import ClientError
+
+#: Making the request (reading and preparing the picture); from sending it to having the answer, repeated requests and
+#: their pauses included; making what the caller gets of the answer.
+Stage: TypeAlias = Literal["prepare", "infer", "read"]
 
 
 class Call(Protocol):
@@ -18,6 +22,10 @@ class Call(Protocol):
 
     def attempt_failed(self, address: str, error: ClientError) -> None:
         """A request to an endpoint failed; another one may follow."""
+        ...
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        """A stage of the call is over; a stage that is repeated, as when a model changed its version, is told again."""
         ...
 
     def end(self, error: BaseException | None) -> None:
@@ -38,6 +46,9 @@ class _Nobody:
         return None
 
     def attempt_failed(self, address: str, error: ClientError) -> None:
+        pass
+
+    def took(self, stage: Stage, seconds: float) -> None:
         pass
 
     def end(self, error: BaseException | None) -> None:
@@ -73,6 +84,10 @@ class _SeveralCalls:
     def attempt_failed(self, address: str, error: ClientError) -> None:
         for call in self._calls:
             call.attempt_failed(address, error)
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        for call in self._calls:
+            call.took(stage, seconds)
 
     def end(self, error: BaseException | None) -> None:
         for call in self._calls:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salf_client.errors import InvalidPictureError, MissingExtraError
+from salf_client.errors import ContractMismatchError, InvalidPictureError, MissingExtraError
 from salf_contract import (
     PictureError,
     Preparation,
@@ -19,10 +19,11 @@ from salf_contract import (
     to_rgb,
 )
 
-#: A path, the URL of an object store or web server, encoded bytes, a Pillow picture, or UINT8 [H,W,3] (RGB) or [H,W].
-Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
+#: A path, the URL of an object store or web server, encoded bytes, a Pillow picture, UINT8 [H,W,3] (RGB) or [H,W], or
+#: what `salf_contract.prepare` made with the model's preparation.
+Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8] | Prepared
 
-_FORMS = (np.ndarray, str, Path, bytes, bytearray, memoryview, Image.Image)
+_FORMS = (np.ndarray, str, Path, bytes, bytearray, memoryview, Image.Image, Prepared)
 #: Longest side, in pixels, of the copy that an explanation keeps for drawing.
 _KEPT_SIDE = 512
 #: An encoded picture is kept as it is, and decoded when it is drawn; a larger one that was decoded anyway is reduced.
@@ -57,7 +58,7 @@ class Source:
         given = self._given
         if isinstance(given, np.ndarray):
             return given.size <= 3 * _SMALL
-        return isinstance(given, Image.Image) and given.width * given.height <= _SMALL
+        return isinstance(given, Prepared) or (isinstance(given, Image.Image) and given.width * given.height <= _SMALL)
 
     @property
     def is_remote(self) -> bool:
@@ -100,6 +101,8 @@ class Source:
         try:
             if isinstance(given, np.ndarray):
                 return array_to_picture(given)
+            if isinstance(given, Prepared):
+                return array_to_picture(given.pixels)
             if isinstance(given, Image.Image):
                 return to_rgb(given)
             return to_rgb(decode_picture(self.encoded or b""))
@@ -113,9 +116,17 @@ class Source:
 
         Raises:
             InvalidPictureError: it cannot be prepared.
+            ContractMismatchError: it was prepared already, to another size.
         """
         given = self._given
         height, width = preparation.height, preparation.width
+        if isinstance(given, Prepared):
+            if given.pixels.shape != (height, width, 3):
+                raise ContractMismatchError(
+                    f"this picture was prepared to {given.pixels.shape}, but the model takes {(height, width, 3)}; "
+                    f"prepare it with the model's own preparation"
+                )
+            return given
         if (
             isinstance(given, np.ndarray)
             and given.dtype == np.uint8
@@ -131,8 +142,10 @@ class Source:
             raise InvalidPictureError(f"{self.name}: {error}") from error
 
     def kept(self) -> "KeptPicture":
-        """What an explanation keeps for drawing."""
+        """What an explanation keeps for drawing: nothing of a prepared picture, whose source is not at hand."""
         given = self._given
+        if isinstance(given, Prepared):
+            return KeptPicture(None)
         if isinstance(given, np.ndarray) and max(given.shape[:2]) <= _KEPT_SIDE:
             return KeptPicture(given.copy() if self._pixels is None else self._pixels)
         is_decoded = "rgb" in self.__dict__

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from salf_client.errors import ClientError, MissingExtraError
-from salf_client.observing import Call
+from salf_client.observing import Call, Stage
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
@@ -20,6 +20,9 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 
 class OpenTelemetryObserver:
     """A span for each call, and its trace's id sent along, so that the server's spans join it.
+
+    Its requests carry an id made of the span's (`x-request-id`, attribute `salf.request_id`): the front writes it into
+    its log and returns it.
 
     Args:
         provider: where spans go; None takes the process's own.
@@ -43,6 +46,10 @@ class OpenTelemetryObserver:
         span = self._tracer.start_span(f"salf {name}", kind=self._trace.SpanKind.CLIENT)
         headers: dict[str, str] = {}
         self._propagate.inject(headers, self._trace.set_span_in_context(span))
+        ids = span.get_span_context()
+        if ids.is_valid:
+            headers["x-request-id"] = f"{ids.trace_id:032x}-{ids.span_id:016x}"
+            span.set_attribute("salf.request_id", headers["x-request-id"])
         return _Spanned(span, headers)
 
 
@@ -57,6 +64,9 @@ class _Spanned:
         attributes = {"server.address": address, "error.type": type(error).__name__, "error.message": str(error)}
         self._span.add_event("attempt failed", attributes)
 
+    def took(self, stage: Stage, seconds: float) -> None:
+        self._span.set_attribute(f"salf.{stage}_seconds", seconds)
+
     def end(self, error: BaseException | None) -> None:
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
@@ -67,7 +77,7 @@ class _Spanned:
 
 
 class PrometheusObserver:
-    """Metrics of calls: how long, how many in progress, how they end, and which attempts failed.
+    """Metrics of calls: how long, in which stage, how many in progress, how they end, and which attempts failed.
 
     Args:
         registry: where the metrics are registered; None takes prometheus-client's own. One observer for a registry:
@@ -92,6 +102,13 @@ class PrometheusObserver:
             buckets=BUCKETS_S,
             **where,
         )
+        self.stage_seconds: Histogram = Histogram(
+            "salf_client_stage_seconds",
+            "Time of a call's stage: prepare, infer or read",
+            ["call", "stage"],
+            buckets=BUCKETS_S,
+            **where,
+        )
         self.in_progress: Gauge = Gauge("salf_client_calls_in_progress", "Calls not over yet", ["call"], **where)
         self.failed_attempts: Counter = Counter(
             "salf_client_failed_attempts", "Requests that failed, repeated or not", ["address", "error"],
@@ -113,6 +130,9 @@ class _Measured:
 
     def attempt_failed(self, address: str, error: ClientError) -> None:
         self._metrics.failed_attempts.labels(address, type(error).__name__).inc()
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        self._metrics.stage_seconds.labels(self._name, stage).observe(seconds)
 
     def end(self, error: BaseException | None) -> None:
         self._metrics.in_progress.labels(self._name).dec()

@@ -7,7 +7,7 @@ ContractError
 ├── MetadataError   a metadata document that is broken or of another format version
 ├── ManifestError   a manifest that is broken, changed or of another format version
 ├── ConfigError     a config.pbtxt that is no protobuf text format
-└── TuningError     a record of a tuning that is broken or of another format version
+└── TuningError     a record of a tuning that is broken, changed or of another format version
 """
 
 
@@ -36,4 +36,4 @@ class ConfigError(ContractError):
 
 
 class TuningError(ContractError):
-    """The record of a tuning is not valid JSON, misses fields, or has an unknown format version."""
+    """The record of a tuning is not valid JSON, misses fields, has an unknown format version, or was changed."""

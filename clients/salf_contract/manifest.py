@@ -5,26 +5,23 @@ compares what they found.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from salf_contract.errors import ManifestError
+from salf_contract.guarded import GuardedDocument, parse_guarded
 
 MANIFEST_FILE = "manifest.json"
-_DIGEST_NAME = "digest"
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileStamp(_Document):
+class FileStamp(BaseModel):
     """A file's content, in 64 hex digits of SHA-256, and its size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: _Sha256
     size_bytes: int = Field(ge=0)
@@ -35,7 +32,7 @@ class FileStamp(_Document):
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
-class Manifest(_Document):
+class Manifest(GuardedDocument):
     """One version of one model, as it was published."""
 
     format_version: Literal[1] = 1
@@ -55,16 +52,6 @@ class Manifest(_Document):
                 raise ValueError(f"{name!r} is no path of a file in the version directory")
         return files
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything else in the document: the manifest guards itself with it."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The document as stable, readable JSON, with its digest."""
-        return json.dumps(self.model_dump(mode="json") | {_DIGEST_NAME: self.digest}, indent=1, sort_keys=True) + "\n"
-
 
 def parse_manifest(content: bytes) -> Manifest:
     """Read a manifest.
@@ -74,24 +61,9 @@ def parse_manifest(content: bytes) -> Manifest:
             written.
     """
     try:
-        document = json.loads(content)
-        if not isinstance(document, dict):
-            raise ManifestError(f"{MANIFEST_FILE} is no JSON object; publish the version again")
-        document.pop(_DIGEST_NAME, None)
-        manifest = Manifest.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ManifestError(
-            f"{MANIFEST_FILE} cannot be read: {where}: {first['msg']}; publish the version again"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ManifestError):
-            raise
-        raise ManifestError(f"{MANIFEST_FILE} is no JSON: {error}; publish the version again") from error
-    if content != manifest.to_json().encode():
-        raise ManifestError(f"{MANIFEST_FILE} was changed after it was written; publish the version again")
-    return manifest
+        return parse_guarded(content, Manifest)
+    except ValueError as error:
+        raise ManifestError(f"{MANIFEST_FILE} {error}; publish the version again") from error
 
 
 def manifest_problems(manifest: Manifest, found: Mapping[str, FileStamp]) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ The record lies as `tuning_v<version>.json` in the model's folder, beside config
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from salf_contract.errors import ConfigError, TuningError
+from salf_contract.guarded import GuardedDocument, parse_guarded
 from salf_contract.model_config import parse_config, scalar, with_field, with_parameter
 
 #: Backend -> the parameter that sets the threads of one inference, as the native backend reads it.
@@ -38,7 +39,7 @@ class Trial(_Document):
     fits: bool = Field(description="whether p95 is within the bound and every request was answered")
 
 
-class TuningRecord(_Document):
+class TuningRecord(GuardedDocument):
     """What `salf tune` tried for one version of one model, and what it chose."""
 
     format_version: Literal[1] = 1
@@ -50,10 +51,6 @@ class TuningRecord(_Document):
     best: Tuning
     trials: tuple[Trial, ...] = Field(min_length=1)
 
-    def to_json(self) -> str:
-        """The record as stable, readable JSON."""
-        return self.model_dump_json(indent=1) + "\n"
-
 
 def tuning_file(version: int) -> str:
     """Name of a version's record in the model's folder."""
@@ -64,14 +61,13 @@ def parse_tuning(content: bytes) -> TuningRecord:
     """Read a record.
 
     Raises:
-        TuningError: not JSON, fields missing or unknown, or another format version.
+        TuningError: not JSON, fields missing or unknown, another format version, or a byte was changed since it was
+            written.
     """
     try:
-        return TuningRecord.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise TuningError(f"the record of a tuning cannot be read: {where}: {first['msg']}; tune again") from error
+        return parse_guarded(content, TuningRecord)
+    except ValueError as error:
+        raise TuningError(f"the record of a tuning {error}; tune again") from error
 
 
 def with_tuning(config: str, tuning: Tuning) -> str:

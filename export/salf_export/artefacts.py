@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from salf_contract import IMAGE_INPUT
 from salf_export.kinds import Kind
-from salf_export.runtime import GraphSession, Session
+from salf_export.runtime import LARGEST_BATCH, GraphSession, Session
 from salf_export.shared_weights import graph_files
 from salf_export.triton_config import GRAPH_FILE, Role
 
@@ -31,7 +31,7 @@ def make_artefact(graph: ModelProto, kind: Kind, *, max_batch: int = 8) -> Artef
     Args:
         graph: for int8, with a quantised backbone.
         kind: its runtime must be installed (`kinds.check_kind`).
-        max_batch: the largest batch that the server forms; engines of TensorRT take no larger one.
+        max_batch: the largest batch that the server forms: engines of TensorRT are built for it.
 
     Raises:
         GraphError: the runtime cannot read the graph.
@@ -47,7 +47,9 @@ def make_artefact(graph: ModelProto, kind: Kind, *, max_batch: int = 8) -> Artef
         from salf_export.tensorrt_engine import PLAN_FILE, EngineSettings, build_engine
         from salf_export.tensorrt_session import EngineSession
 
-        settings = EngineSettings(precision=kind.precision, max_batch=max_batch)
+        settings = EngineSettings(
+            precision=kind.precision, optimal_batch=max_batch, max_batch=max(max_batch, LARGEST_BATCH)
+        )
         plan = build_engine(graph.SerializeToString(deterministic=True), settings)
         return Artefact({PLAN_FILE: plan}, EngineSession(plan))
     return Artefact({GRAPH_FILE: graph.SerializeToString(deterministic=True)}, GraphSession(graph))

@@ -90,7 +90,11 @@ def changing(repository: Path, *, what: str) -> Iterator[Change]:
                 change.undo()
                 raise
     except OSError as error:
-        full = " (free some space and run it again)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        full = (
+            f" (free some space, old versions with: salf prune {repository} NAME --keep 1, and run it again)"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
         raise RepositoryError(f"{what} in {repository}: {error}{full}; the repository is as it was before") from error
 
 

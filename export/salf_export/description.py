@@ -9,6 +9,7 @@ import onnx
 from salf_contract import Metadata
 from salf_export.kinds import Kind
 from salf_export.pictures import Pictures
+from salf_export.tensorrt_api import engine_provenance
 from salf_training.checkpoint import CARD_FILE, CLASSES_FILE, CONCEPTS_FILE, WEIGHTS_FILE, Checkpoint, file_sha256
 
 
@@ -34,6 +35,8 @@ def describe(
             accuracy["pointing_deciding_concepts"] = card.evaluation.localisation.deciding_concepts
             accuracy["pointing_all_objects"] = card.evaluation.localisation.all_objects
     files = "".join(file_sha256(folder / part) for part in (CARD_FILE, CLASSES_FILE, CONCEPTS_FILE, WEIGHTS_FILE))
+    # NVIDIA's image may hold tensorrt without a distribution's metadata: the module itself knows.
+    bound_to = engine_provenance() if kind.runtime == "tensorrt" else {}
     provenance = {
         "checkpoint_sha256": hashlib.sha256(files.encode()).hexdigest(),
         "weights_sha256": card.weights_sha256,
@@ -42,8 +45,9 @@ def describe(
         "salf_version": package_version("salf"),
         "torch_version": package_version("torch"),
         "onnx_version": onnx.__version__,
-        "runtime": f"{kind.runtime} {package_version(kind.runtime)}",
+        "runtime": f"{kind.runtime} {bound_to.get('tensorrt_version') or package_version(kind.runtime)}",
         "precision": kind.precision,
+        **bound_to,
     }
     if calibration is not None:
         provenance |= {"calibration_pictures": str(len(calibration)), "calibration_sha256": calibration.sha256}

@@ -31,7 +31,10 @@ class GraphError(ExportError):
 
 
 class FidelityError(ExportError):
-    """An exported graph answers differently from the PyTorch model."""
+    """An exported graph answers differently from the PyTorch model; the message may hold a table."""
+
+    #: Its lines are printed as they are.
+    line_by_line = True
 
 
 class RepositoryError(ExportError):

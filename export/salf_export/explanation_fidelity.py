@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from salf_contract import IMAGE_INPUT, NO_CONCEPT, ExplanationFidelity, Preparation
 from salf_export.pictures import Pictures
-from salf_export.runtime import Session
+from salf_export.runtime import LARGEST_BATCH, Session
 from salf_training.checkpoint import Checkpoint
 from salf_training.localisation import pointing_cases, pointing_hits
 from salf_training.model import SalfModel
@@ -21,7 +21,6 @@ from salf_training.model import SalfModel
 DEPTH = 5
 #: Shorter side, in pixels, that masks are compared at; the tolerance of the pointing game is meant for it.
 _COMPARED_SIDE = 224
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def explain_with_torch(model: SalfModel, pixels: NDArray[np.uint8], *, top: int)
         P explanations.
     """
     explained: list[Explained] = []
-    for start in range(0, len(pixels), _BATCH):
+    for start in range(0, len(pixels), LARGEST_BATCH):
         with torch.inference_mode():
-            answer = model(torch.from_numpy(pixels[start : start + _BATCH]))
+            answer = model(torch.from_numpy(pixels[start : start + LARGEST_BATCH]))
             maps = (answer.maps - model.score_mean[:, None, None]) / model.score_std[:, None, None]
             predicted = answer.logits.argmax(dim=1)
             contributions = model.contributions(answer.scores, predicted)
@@ -82,10 +81,10 @@ def compare_explanations(
     """
     same = 0
     overlaps, orders, cosines, errors = [], [], [], [0.0]
-    for start in range(0, len(pixels), _BATCH):
-        some = expected[start : start + _BATCH]
+    for start in range(0, len(pixels), LARGEST_BATCH):
+        some = expected[start : start + LARGEST_BATCH]
         target = np.array([[one.predicted] for one in some], np.int32)
-        answer = session.run({IMAGE_INPUT.name: pixels[start : start + _BATCH], "target": target})
+        answer = session.run({IMAGE_INPUT.name: pixels[start : start + LARGEST_BATCH], "target": target})
         same += int((answer["logits"].argmax(axis=1) == target[:, 0]).sum())
         for row, one in enumerate(some):
             shown = _shown({name: values[row] for name, values in answer.items()})
@@ -96,7 +95,8 @@ def compare_explanations(
             for concept, contribution, expected_map in zip(one.concepts, one.contributions, one.maps, strict=True):
                 # A concept that is no longer shown contributes nothing that anybody sees.
                 got, got_map = shown.get(int(concept), (0.0, np.zeros_like(expected_map)))
-                errors.append(abs(got - float(contribution)))
+                error = abs(got - float(contribution))
+                errors.append(error if np.isfinite(error) else np.inf)
                 cosines.append(_cosine(got_map, expected_map))
     return ExplanationFidelity(
         pictures=len(expected),
@@ -137,8 +137,8 @@ def compare_places(
     size = _compared_size(preparation)
     ours: list[bool] = []
     theirs: list[bool] = []
-    for start in range(0, len(pictures), _BATCH):
-        pixels = pictures.pixels[start : start + _BATCH]
+    for start in range(0, len(pictures), LARGEST_BATCH):
+        pixels = pictures.pixels[start : start + LARGEST_BATCH]
         with torch.inference_mode():
             expected = model.concept_maps(model.features(torch.from_numpy(pixels))).numpy()
         maps = session.run({IMAGE_INPUT.name: pixels})["all_maps"]

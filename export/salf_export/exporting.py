@@ -1,6 +1,6 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from salf_contract import (
 from salf_export.artefacts import make_artefacts
 from salf_export.backbone_graph import backbone_graph
 from salf_export.description import describe
-from salf_export.errors import OptionError, RepositoryError, SourceError
+from salf_export.errors import OptionError, SourceError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
-from salf_export.gate import Thresholds, check_gate
+from salf_export.gate import Thresholds, check_enough, check_gate
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import (
     all_maps_graph,
@@ -57,13 +57,10 @@ from salf_export.reduction import (
     picture_set,
     reduce_backbone,
 )
-from salf_export.repository import ModelFolder, check_name, choose_version, read_documents
+from salf_export.repository import ModelFolder, check_name, check_sizes, choose_version, read_documents
 from salf_export.triton_config import Role, ServingSettings, config_text
 from salf_export.verification import BOUND, check_pictures, verify
-from salf_training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
+from salf_training.checkpoint import Checkpoint, load_checkpoint
 from salf_training.errors import TrainingError
 
 DEFAULT_TOP = 16
@@ -166,7 +163,10 @@ def export_checkpoint(
     except TrainingError as error:
         raise SourceError(str(error)) from error
     check_pictures(source.card, pictures)
+    thresholds = thresholds or Thresholds()
     known = read_pictures(source, calibration=calibration, held_out=held_out)
+    if known.held_out is not None:
+        check_enough(len(known.held_out), thresholds)
     document = describe(
         source,
         checkpoint,
@@ -178,9 +178,8 @@ def export_checkpoint(
     )
     present = {role: read_documents(repository / folder) for role, folder in family.items()}
     for documents in present.values():
-        _check_sizes(document, documents)
+        check_sizes(document, documents)
 
-    thresholds = thresholds or Thresholds()
     backbone = None if source.card.starts_from_features else backbone_graph(source.model, source.card.preparation)
     choice = None
     if backbone is not None and known.calibration is not None:
@@ -291,17 +290,3 @@ def build_graphs(
         graphs["what_if"] = what_if_graph(backbone, head, contract_id=contract_id)
         graphs["explain"] = explain_graph(backbone, head, top=document.top, contract_id=contract_id)
     return graphs
-
-
-def _check_sizes(document: Metadata, present: Mapping[int, Metadata]) -> None:
-    """All versions of a model share one config.pbtxt, which states H, W, h, w."""
-
-    def sizes(one: Metadata) -> tuple[int, int, int, int]:
-        return (one.preparation.height, one.preparation.width, *one.map_size)
-
-    for version, other in present.items():
-        if sizes(other) != sizes(document):
-            raise RepositoryError(
-                f"version {version} of {document.name} has (height, width, map rows, map columns) {sizes(other)}, this "
-                f"checkpoint has {sizes(document)}; versions of one model share them: export under another name"
-            )

@@ -1,5 +1,7 @@
 """The gate: how much of the explanation a faster kind must keep to be published."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +53,17 @@ def read_thresholds(path: Path) -> Thresholds:
         raise OptionError(f"the thresholds {path} cannot be used: {where}: {first['msg']}; keys are {known}") from error
 
 
-def check_gate(figures: ExplanationFidelity, thresholds: Thresholds) -> None:
-    """Raises FidelityError, with a table of all figures, if one misses its threshold."""
-    if figures.pictures < thresholds.least_pictures:
+def check_enough(pictures: int, thresholds: Thresholds) -> None:
+    """Raises OptionError for fewer held-out pictures than shares can be told from."""
+    if pictures < thresholds.least_pictures:
         raise OptionError(
-            f"--held-out holds {figures.pictures} pictures; shares like {thresholds.class_agreement:.0%} need at least "
+            f"--held-out holds {pictures} pictures; shares like {thresholds.class_agreement:.0%} need at least "
             f"{thresholds.least_pictures} (least_pictures in --thresholds)"
         )
+
+
+def check_gate(figures: ExplanationFidelity, thresholds: Thresholds) -> None:
+    """Raises FidelityError, with a table of all figures, if one misses its threshold."""
     if pressure(figures, thresholds) > 1:
         raise FidelityError(
             "explanations differ too much from the PyTorch model's; nothing was published.\n"
@@ -67,43 +73,51 @@ def check_gate(figures: ExplanationFidelity, thresholds: Thresholds) -> None:
 
 
 def pressure(figures: ExplanationFidelity, thresholds: Thresholds) -> float:
-    """How much of the most strained allowance is used up: 0 for no difference, above 1 for a figure that misses."""
-    return max(_used(value, bound) for _, value, bound in _losses(figures, thresholds))
+    """How much of the most strained allowance is used up: 0 for no difference, above 1 for a figure that misses.
+
+    A figure that is no number uses up everything: a broken runtime must not slip through a comparison.
+    """
+    return max(row.used for row in _judge(figures, thresholds))
 
 
 def gate_table(figures: ExplanationFidelity, thresholds: Thresholds) -> str:
     """All figures with their thresholds, for people."""
-    rows = [f"  {'on ' + str(figures.pictures) + ' held-out pictures':<28} {'reached':>9} {'needed':>10}"]
+    lines = [f"  {'on ' + str(figures.pictures) + ' held-out pictures':<28} {'reached':>9} {'needed':>10}"]
+    for row in _judge(figures, thresholds):
+        word = "TOO LOW" if row.used > 1 else "ok" if row.needed else ""
+        lines.append(f"  {row.name:<28} {row.reached:>9.4f} {row.needed:>10}  {word}".rstrip())
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A figure, what it must reach in words (empty: it is only told), and how much of its allowance is used up."""
+
+    name: str
+    reached: float
+    needed: str
+    used: float
+
+
+def _judge(figures: ExplanationFidelity, thresholds: Thresholds) -> list[_Row]:
+    rows = []
     for name in _SHARES:
-        least = getattr(thresholds, name)
-        value = getattr(figures, name)
-        rows.append(f"  {name:<28} {value:>9.4f} {'>= ' + format(least, '.4g'):>10}  {_word(value >= least)}")
+        reached, least = getattr(figures, name), getattr(thresholds, name)
+        rows.append(_Row(name, reached, f">= {least:.4g}", _used(1 - reached, 1 - least)))
     error, most = figures.largest_contribution_error, thresholds.contribution_error
-    judged = "" if most is None else f"{'<= ' + format(most, '.4g'):>10}  {_word(error <= most)}"
-    rows.append(f"  {'largest_contribution_error':<28} {error:>9.4f} {judged}".rstrip())
+    needed = "" if most is None else f"<= {most:.4g}"
+    rows.append(_Row("largest_contribution_error", error, needed, _used(error, math.inf if most is None else most)))
     if figures.pointing is not None and figures.pointing_source is not None:
-        least = figures.pointing_source - thresholds.pointing_loss
-        judged = f"{'>= ' + format(least, '.4f'):>10}  {_word(figures.pointing >= least)}"
-        rows.append(f"  {'pointing':<28} {figures.pointing:>9.4f} {judged}")
-    return "\n".join(rows)
-
-
-def _losses(figures: ExplanationFidelity, thresholds: Thresholds) -> list[tuple[str, float, float]]:
-    """(name, what was lost, what may be lost)."""
-    losses = [(name, 1 - getattr(figures, name), 1 - getattr(thresholds, name)) for name in _SHARES]
-    if thresholds.contribution_error is not None:
-        losses.append(("contribution_error", figures.largest_contribution_error, thresholds.contribution_error))
-    if figures.pointing is not None and figures.pointing_source is not None:
-        losses.append(("pointing", figures.pointing_source - figures.pointing, thresholds.pointing_loss))
-    return losses
+        needed = f">= {figures.pointing_source - thresholds.pointing_loss:.4f}"
+        lost = figures.pointing_source - figures.pointing
+        rows.append(_Row("pointing", figures.pointing, needed, _used(lost, thresholds.pointing_loss)))
+    return rows
 
 
 def _used(lost: float, allowed: float) -> float:
+    if not math.isfinite(lost):
+        return math.inf
     # Differences below rounding are none: a threshold of exactly 1 can be reached.
     if lost <= 1e-6:
         return 0.0
-    return lost / allowed if allowed > 0 else float("inf")
-
-
-def _word(reached: bool) -> str:
-    return "ok" if reached else "TOO LOW"
+    return lost / allowed if allowed > 0 else math.inf

@@ -11,9 +11,11 @@ from salf_contract import (
     ConfigError,
     ManifestError,
     MetadataError,
+    TuningError,
     metadata_in_parameters,
     parameters_in,
     parse_config,
+    parse_tuning,
     scalar,
     seal_is_intact,
     sealed,
@@ -88,6 +90,7 @@ def verify_repository(repository: Path) -> IntegrityReport:
             if problems:
                 damaged[version] = problems
         findings += _damages(repository, model, damaged)
+        findings += _tuning_findings(repository, model)
         findings += _config_findings(repository, model)
     findings += _family_findings(repository, [model for model in models if model.name not in foreign])
     return IntegrityReport(tuple(findings), checked, tuple(unstamped), tuple(foreign))
@@ -148,6 +151,24 @@ def _damages(repository: Path, model: StoredModel, damaged: dict[int, tuple[str,
         else:
             remedy = "bring the files back from a copy, or export the model again"
         for problem in problems:
+            yield Finding(model.name, version, problem, remedy)
+
+
+def _tuning_findings(repository: Path, model: StoredModel) -> Iterator[Finding]:
+    """Records of tunings that a rollback could not use, or would use for another version."""
+    for version in model.versions:
+        path = model.folder / tuning_file(version)
+        if not path.exists():
+            continue
+        problem = ""
+        try:
+            record = parse_tuning(path.read_bytes())
+            if (record.model, record.version) != (model.name, version):
+                problem = f"{path.name} is that of {record.model} version {record.version}"
+        except (OSError, TuningError) as error:
+            problem = f"{path.name}: {error}"
+        if problem:
+            remedy = f"remove {path}; salf tune {repository} {model.name} measures again what is served"
             yield Finding(model.name, version, problem, remedy)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from salf_export.errors import MissingExtraError, OptionError
-from salf_export.tensorrt_api import load_tensorrt
+from salf_export.tensorrt_api import engine_provenance
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -61,14 +61,14 @@ def check_kind(kind: Kind, *, features: frozenset[str] | None = None) -> None:
         features: of the CPU, as Linux names them; None: this machine's.
 
     Raises:
-        MissingExtraError: the runtime's package is not installed.
+        MissingExtraError: the runtime's package is not installed, or there is no GPU for it.
         OptionError: the runtime or the CPU does not compute this precision.
     """
     if kind.runtime == "openvino":
         _need("openvino", extra="openvino")
     features = cpu_features() if features is None else features
     if kind.runtime == "tensorrt":
-        load_tensorrt()
+        engine_provenance()
         return
     if kind.precision == "fp16":
         raise OptionError(

@@ -128,6 +128,20 @@ def read_documents(folder: Path) -> dict[int, Metadata]:
     return dict(stored.documents)
 
 
+def check_sizes(document: Metadata, present: Mapping[int, Metadata]) -> None:
+    """Raises RepositoryError unless a version fits those that are there: one config.pbtxt states H, W, h, w of all."""
+
+    def sizes(one: Metadata) -> tuple[int, int, int, int]:
+        return (one.preparation.height, one.preparation.width, *one.map_size)
+
+    for version, other in present.items():
+        if sizes(other) != sizes(document):
+            raise RepositoryError(
+                f"version {version} of {document.name} has (height, width, map rows, map columns) {sizes(other)}, this "
+                f"checkpoint has {sizes(document)}; versions of one model share them: export under another name"
+            )
+
+
 def read_model(folder: Path) -> StoredModel:
     """Read what a model folder says about itself; nothing is compared, and nothing missing is an error."""
     documents: dict[int, Metadata] = {}

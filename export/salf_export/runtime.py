@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
+#: No comparison asks about more pictures at a time: what an engine must take, however few its server will form.
+LARGEST_BATCH = 8
 Arrays = dict[str, NDArray[np.generic]]
 
 

@@ -22,7 +22,9 @@ from salf_contract import (
 
 _CHUNK_BYTES = 1 << 20
 #: Their versions decide what an export's files hold.
-_TOOLS = ("salf", "numpy", "torch", "timm", "onnx", "onnxruntime", "openvino")
+_TOOLS = (
+    "salf", "numpy", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt",
+)  # fmt: skip
 _GIT_TIMEOUT_S = 10.0
 
 

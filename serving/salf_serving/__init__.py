@@ -22,6 +22,7 @@ from salf_serving.runtime import Runtime, find_runtime, install_runtime, runtime
 from salf_serving.server import RunningServer, launch
 from salf_serving.settings import LaunchSettings, ServeSettings
 from salf_serving.supervisor import serve
+from salf_serving.tracing import TraceSettings
 
 __all__ = [
     "FrontError",
@@ -43,6 +44,7 @@ __all__ = [
     "ServingError",
     "StartError",
     "StartupTimeoutError",
+    "TraceSettings",
     "find_runtime",
     "free_port",
     "install_runtime",

@@ -1,7 +1,9 @@
 """The front's access log: counted for Prometheus, and kept from growing without end."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from salf_serving.nginx_config import REFUSAL_REASONS
 from salf_serving.status import Status
@@ -12,8 +14,10 @@ LARGEST_BYTES = 50 * 2**20
 class AccessLog:
     """Reads what nginx has written since the last look."""
 
-    def __init__(self, path: Path, status: Status) -> None:
-        self._path, self._status = path, status
+    def __init__(
+        self, path: Path, status: Status, *, on_line: Callable[[Mapping[str, Any]], None] = lambda _line: None
+    ) -> None:
+        self._path, self._status, self._on_line = path, status, on_line
         self._position = path.stat().st_size if path.exists() else 0
         self._rest = b""
 
@@ -36,6 +40,7 @@ class AccessLog:
                     self._status.front_refusals.labels(reason).inc()
                 if entry["call"] == "ModelInfer" and code == "0":
                     self._status.front_seconds.observe(float(entry["seconds"]))
+                self._on_line(entry)
             except (ValueError, KeyError, TypeError):
                 self._status.front_requests.labels("other", "unreadable", "front").inc()
 

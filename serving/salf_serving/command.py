@@ -9,6 +9,7 @@ from pathlib import Path
 from salf_serving.native import native_triton
 from salf_serving.ports import LOOPBACK
 from salf_serving.runtime import Runtime
+from salf_serving.tracing import TraceSettings, triton_trace_options
 
 #: The name is shared with backends/onnxruntime/model.py, which runs inside Triton and imports nothing of ours.
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
@@ -30,6 +31,7 @@ class ServerSettings:
         server_id: what the server calls itself; tells it from another one that took the same port.
         control_key: whoever sends it may load and unload models; None: nobody can, and the models are loaded once.
         shared_memory: whether clients of this host may hand pictures over in /dev/shm.
+        traces: where traces go, if anywhere.
     """
 
     repository: Path
@@ -40,6 +42,7 @@ class ServerSettings:
     server_id: str
     control_key: str | None = None
     shared_memory: bool = False
+    traces: TraceSettings | None = None
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -85,6 +88,8 @@ def triton_command(runtime: Runtime, settings: ServerSettings) -> list[str]:
         command.append("--allow-metrics=false")
     else:
         command += [f"--metrics-address={LOOPBACK}", f"--metrics-port={settings.metrics_port}"]
+    if settings.traces is not None:
+        command += triton_trace_options(settings.traces, behind_front=settings.control_key is not None)
     return command
 
 

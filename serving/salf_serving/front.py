@@ -53,6 +53,7 @@ class Front:
         port: that clients connect to.
         triton_port: Triton's gRPC port on the loopback.
         control_key: opens Triton's repository index.
+        traced_share: of the requests without a caller's trace, those that begin one; None: nothing is traced.
     """
 
     nginx: Path
@@ -61,6 +62,7 @@ class Front:
     port: int
     triton_port: int
     control_key: str
+    traced_share: float | None = None
 
     def inputs(self) -> tuple[Path, ...]:
         """Files of the operator's that are read again when they change."""
@@ -86,6 +88,7 @@ class Front:
             triton_port=self.triton_port,
             control_key=self.control_key,
             worker_user=_worker_user(),
+            traced_share=self.traced_share,
         )
         with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as name:
             trial = Path(name)

@@ -4,6 +4,7 @@ import logging
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from salf_serving.access_log import AccessLog
 from salf_serving.errors import FrontError
@@ -11,6 +12,10 @@ from salf_serving.front import Front, drain_front, front_running, reload_front
 from salf_serving.process import GuardedProcess
 from salf_serving.restarts import Restarts
 from salf_serving.status import Status
+from salf_serving.tracing import TraceSettings
+
+if TYPE_CHECKING:
+    from salf_serving.front_spans import FrontSpans
 
 _LOOK_S = 1.0
 _logger = logging.getLogger(__name__)
@@ -19,12 +24,19 @@ _logger = logging.getLogger(__name__)
 class KeptFront:
     """One nginx; used by one thread at a time."""
 
-    def __init__(self, front: Front, status: Status, *, stop_timeout_s: float) -> None:
+    def __init__(
+        self, front: Front, status: Status, *, stop_timeout_s: float, traces: TraceSettings | None = None
+    ) -> None:
         self._front, self._status, self._stop_timeout_s = front, status, stop_timeout_s
         self._restarts = Restarts("the front (nginx)")
         self._stack = ExitStack()
         self._process: GuardedProcess | None = None
-        self._log = AccessLog(front.files.access_log, status)
+        self._spans = None if traces is None else _front_spans(traces.url, status)
+        self._log = (
+            AccessLog(front.files.access_log, status)
+            if self._spans is None
+            else AccessLog(front.files.access_log, status, on_line=self._spans.take)
+        )
         self._inputs: tuple[tuple[int, int], ...] = ()
         self._looked_s = 0.0
 
@@ -62,6 +74,8 @@ class KeptFront:
             drain_front(self._process, timeout_s=self._stop_timeout_s)
             self._log.count()
         self._stack.close()
+        if self._spans is not None:
+            self._spans.close()
 
     def set_ready(self, *, ready: bool) -> None:
         """Let questions for readiness through to Triton, or refuse them."""
@@ -108,6 +122,15 @@ class KeptFront:
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
         return tuple(_stamp(path) for path in self._front.inputs())
+
+
+def _front_spans(url: str, status: Status) -> "FrontSpans":
+    """What makes spans; its libraries are loaded by whoever wants traces only."""
+    try:
+        from salf_serving.front_spans import FrontSpans
+    except ImportError as error:
+        raise FrontError("traces need OpenTelemetry's exporter; install it with: pip install 'salf[serve]'") from error
+    return FrontSpans(url, status)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

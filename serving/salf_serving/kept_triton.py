@@ -22,6 +22,9 @@ from salf_serving.snapshot import versions_to_serve
 from salf_serving.status import Status
 from salf_serving.watch import Change
 
+#: How often one Triton may give models new workers. Of one that was killed while it waited for another model, Triton
+#: keeps the shared memory (some MB for each worker of that model) until it ends; this bounds what is kept.
+_MOST_RELOADS = 8
 _logger = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ class KeptTriton:
         self._restarts = Restarts("Triton")
         self._worker_ends: dict[int, str] = {}
         self._retiring: set[int] = set()
+        self._reloads = 0
 
     @property
     def server(self) -> RunningServer:
@@ -70,7 +74,7 @@ class KeptTriton:
         stack = ExitStack()
         server, process = stack.enter_context(launched(self._settings))
         self._run = _Run(server, process, stack)
-        self._retiring = set()
+        self._retiring, self._reloads = set(), 0
         self._watch_workers({})
         for model in {model.name for model in server.models}:
             self._tell_versions(model)
@@ -126,9 +130,10 @@ class KeptTriton:
         self._status.set_problem(f"model {model}", reason)
         self._status.worker_restarts.labels(model).inc()
         _logger.warning("model %s is loaded again: %s", model, reason)
-        if self._settings.control_key is None:
+        if self._settings.control_key is None or self._reloads >= _MOST_RELOADS:
             self.start_again(f"model {model}: {reason}")
             return
+        self._reloads += 1
         before = self._workers()
         try:
             touch(self._models / model)

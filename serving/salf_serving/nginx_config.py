@@ -7,6 +7,8 @@ from pathlib import Path
 
 from salf_serving.command import CONTROL_HEADER
 from salf_serving.front_settings import FrontSettings
+from salf_serving.nginx_blocks import indented, map_block
+from salf_serving.nginx_requests import request_lines
 from salf_serving.ports import LOOPBACK
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -17,26 +19,7 @@ _READINESS = (f"{_SERVICE}/ServerReady", f"{_SERVICE}/ModelReady", "/grpc.health
 _INDEX = "RepositoryIndex"
 _INFER = "ModelInfer"
 _CALLS = (*_QUESTIONS, "ServerReady", "ModelReady", _INDEX, _INFER)
-_ID = r"[A-Za-z0-9._-]{1,64}"
-_SPAN = r"[0-9a-f]{16}"
-_TRACE = r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-#: Name in the access log -> JSON value with nginx's variables.
-_LOG_FIELDS = {
-    "time": '"$time_iso8601"',
-    "request_id": '"$salf_request_id"',
-    "trace": '"$salf_trace"',
-    "client": '"$salf_client"',
-    "call": '"$salf_call"',
-    "by": '"$salf_by"',
-    "reason": '"$salf_reason"',
-    "grpc_status": '"$salf_status"',
-    "http_status": "$status",
-    "request_bytes": "$request_length",
-    "answer_bytes": "$bytes_sent",
-    "seconds": "$request_time",
-    "server_seconds": '"$upstream_response_time"',
-}
 #: Questions under way at once, in all.
 _MOST_QUESTIONS = 64
 
@@ -94,6 +77,7 @@ def nginx_config(
     triton_port: int,
     control_key: str,
     worker_user: str | None = None,
+    traced_share: float | None = None,
 ) -> str:
     """The whole configuration.
 
@@ -104,9 +88,14 @@ def nginx_config(
         triton_port: Triton's gRPC port on the loopback.
         control_key: opens Triton's repository index, and more that the front does not pass.
         worker_user: whom nginx's workers run as; None where nginx is not started by root.
+        traced_share: of the requests without a caller's trace, those that begin one; None: nothing is traced.
     """
-    blocks = [*_main(settings, files, worker_user), "http {", *_indented(_http(settings, files, triton_port))]
-    blocks += _indented(["server {", *_indented(_server(settings, files, port, control_key)), "}"])
+    http = _http(settings, files, triton_port, traced_share)
+    server = _server(
+        settings, files, port, control_key, passed="$salf_trace" if traced_share is None else "$salf_passed"
+    )
+    blocks = [*_main(settings, files, worker_user), "http {", *indented(http)]
+    blocks += indented(["server {", *indented(server), "}"])
     return "\n".join([*blocks, "}", ""])
 
 
@@ -125,7 +114,7 @@ def _main(settings: FrontSettings, files: FrontFiles, worker_user: str | None) -
     ]
 
 
-def _http(settings: FrontSettings, files: FrontFiles, triton_port: int) -> list[str]:
+def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_share: float | None) -> list[str]:
     rate = settings.requests_per_second_per_client
     limit_req = [] if rate is None else [f"limit_req_zone $salf_key zone=salf_rate:10m rate={rate}r/s;"]
     return [
@@ -135,25 +124,10 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int) -> list[
         "",
         "# Who asks: a token's name, a certificate's subject, or nobody known; and what its requests are counted by.",
         *_clients(settings, files),
-        *_map("$salf_client", "$salf_key", '"" $binary_remote_addr', "default $salf_client"),
-        *_map('""', "$salf_everyone", "default all"),
+        *map_block("$salf_client", "$salf_key", '"" $binary_remote_addr', "default $salf_client"),
+        *map_block('""', "$salf_everyone", "default all"),
         "",
-        "# A request keeps its caller's id and trace, if they are well-formed; otherwise both are made of one number.",
-        *_map("$http_x_request_id", "$salf_request_id", "default $request_id", f'"~^{_ID}$" $http_x_request_id'),
-        *_map("$request_id", "$salf_new_trace", f'"~^(?<salf_span>{_SPAN})" "00-$request_id-$salf_span-01"'),
-        *_map("$http_traceparent", "$salf_trace", "default $salf_new_trace", f'"~^{_TRACE}$" $http_traceparent'),
-        "",
-        "# The log: no pictures, no answers, no tokens, no text that a client made up.",
-        *_map("$uri", "$salf_call", "default other", f'"~^{_SERVICE}/(?<salf_name>{"|".join(_CALLS)})$" $salf_name'),
-        *_map(
-            '"$sent_trailer_grpc_status$sent_http_grpc_status"',
-            "$salf_status",
-            "default none",
-            '"~^(?<salf_code>[0-9]+)" $salf_code',
-        ),
-        "log_format salf escape=json",
-        *_log_fields(settings),
-        f'access_log "{files.access_log}" salf buffer=32k flush=1s;',
+        *request_lines(settings, files.access_log, calls=_CALLS, service=_SERVICE, traced_share=traced_share),
         "",
         "limit_conn_zone $salf_everyone zone=salf_all:1m;",
         "limit_conn_zone $salf_key zone=salf_client:10m;",
@@ -186,25 +160,13 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int) -> list[
 
 def _clients(settings: FrontSettings, files: FrontFiles) -> list[str]:
     if settings.tokens is not None:
-        return _map("$http_authorization", "$salf_client", 'default ""', f'include "{files.token_map}"')
+        return map_block("$http_authorization", "$salf_client", 'default ""', f'include "{files.token_map}"')
     if settings.client_ca is not None:
-        return _map("$ssl_client_s_dn", "$salf_client", "default $ssl_client_s_dn")
-    return _map('""', "$salf_client", 'default ""')
+        return map_block("$ssl_client_s_dn", "$salf_client", "default $ssl_client_s_dn")
+    return map_block('""', "$salf_client", 'default ""')
 
 
-def _log_fields(settings: FrontSettings) -> list[str]:
-    fields = dict(_LOG_FIELDS)
-    if settings.log_addresses:
-        fields["address"] = '"$remote_addr"'
-    text = [f'"{name}":{value}' for name, value in fields.items()]
-    return [f"    '{{{text[0]},'", *(f"    '{field},'" for field in text[1:-1]), f"    '{text[-1]}}}';"]
-
-
-def _map(source: str, target: str, *cases: str) -> list[str]:
-    return [f"map {source} {target} {{", *_indented(f"{case};" for case in cases), "}"]
-
-
-def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: str) -> list[str]:
+def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: str, *, passed: str) -> list[str]:
     rate = settings.requests_per_second_per_client
     limit_req = [] if rate is None else [f"limit_req zone=salf_rate burst={settings.burst_per_client} nodelay;"]
     request_id = "add_header x-request-id $salf_request_id always;"
@@ -216,7 +178,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
         'set $salf_reason "";',
         request_id,
         "grpc_set_header x-request-id $salf_request_id;",
-        "grpc_set_header traceparent $salf_trace;",
+        f"grpc_set_header traceparent {passed};",
         'grpc_set_header authorization "";',
         f'grpc_set_header {CONTROL_HEADER} "";',
         "grpc_socket_keepalive on;",
@@ -241,7 +203,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
         lines += _location(f"= {path}", [*not_ready, *questions])
     index = [
         "grpc_set_header x-request-id $salf_request_id;",
-        "grpc_set_header traceparent $salf_trace;",
+        f"grpc_set_header traceparent {passed};",
         'grpc_set_header authorization "";',
         f'grpc_set_header {CONTROL_HEADER} "{control_key}";',
         *questions,
@@ -281,8 +243,4 @@ def _token_check(settings: FrontSettings) -> list[str]:
 
 
 def _location(name: str, lines: Iterable[str]) -> list[str]:
-    return [f"location {name} {{", *_indented(lines), "}"]
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [f"    {line}" if line else "" for line in lines]
+    return [f"location {name} {{", *indented(lines), "}"]

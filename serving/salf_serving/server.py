@@ -118,6 +118,7 @@ def launched(settings: LaunchSettings) -> Iterator[tuple[RunningServer, GuardedP
             server_id=f"salf_{os.getpid()}_{secrets.token_hex(3)}",
             control_key=settings.control_key,
             shared_memory=settings.shared_memory,
+            traces=settings.traces,
         )
         with running(
             [*(["nice", "-n", "10"] if settings.yields else []), *triton_command(runtime, server)],

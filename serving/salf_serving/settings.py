@@ -5,6 +5,7 @@ from pathlib import Path
 
 from salf_serving.errors import ServingError
 from salf_serving.front_settings import FrontSettings
+from salf_serving.tracing import TraceSettings
 
 DEFAULT_GRPC_PORT = 8001
 DEFAULT_STARTUP_TIMEOUT_S = 60.0
@@ -25,6 +26,7 @@ class LaunchSettings:
         threads: threads of one inference, over what the models say; None leaves it to them.
         control_key: whoever sends it may load and unload models; None: nobody can.
         shared_memory: whether clients of this host may hand pictures over in /dev/shm; the front does not pass that.
+        traces: where OpenTelemetry traces go; None: there are none.
         yields: lets other processes go first, for a Triton that only tries models.
     """
 
@@ -37,6 +39,7 @@ class LaunchSettings:
     threads: int | None = None
     control_key: str | None = None
     shared_memory: bool = False
+    traces: TraceSettings | None = None
     yields: bool = False
 
     def __post_init__(self) -> None:

@@ -71,6 +71,7 @@ class Status:
         self.front_refusals = Counter(
             "salf_front_refusals", "Requests that the front answered itself, by reason.", ["reason"], registry=registry
         )
+        self.lost_spans = Counter("salf_lost_spans", "Spans of the front that no collector took.", registry=registry)
         self.triton_up = Gauge("salf_triton_up", "1 if Triton gave its metrics to this page.", registry=registry)
         for process in ("triton", "front"):
             self.restarts.labels(process)

@@ -1,11 +1,8 @@
 """`serve`: keeps Triton, its workers and the front alive, and puts into service only what answers right."""
 
 import logging
-import os
 import queue
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,22 +10,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tritonclient.utils import InferenceServerException
-
-from salf_serving.errors import ProbeError, ProbeTimeoutError, RefusedVersionError, ServingError, StartError
+from salf_serving.errors import RefusedVersionError, ServingError
 from salf_serving.front import Front, find_nginx
 from salf_serving.kept_front import KeptFront
 from salf_serving.kept_triton import KeptTriton
 from salf_serving.metrics_page import metrics_page
 from salf_serving.nginx_config import FrontFiles
 from salf_serving.ports import check_port, free_port
-from salf_serving.readiness import client, probe_model
+from salf_serving.probing import Probing
 from salf_serving.repository import check_repository
-from salf_serving.server import RunningServer, default_log_file, launched, state_folder
+from salf_serving.run_folders import run_folders
+from salf_serving.server import RunningServer, default_log_file, launched
 from salf_serving.settings import LaunchSettings, ServeSettings
 from salf_serving.signals import StopRequested, stop_signals
-from salf_serving.snapshot import versions_to_serve
-from salf_serving.stale import remove_stale
 from salf_serving.status import Status, status_endpoint
 from salf_serving.watch import Change, RepositoryWatch
 
@@ -55,7 +49,7 @@ def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] 
     supervisor = None
     check_repository(settings.launch.repository.expanduser())
     try:
-        with stop_signals(), _run_folders() as (run, public):
+        with stop_signals(), run_folders() as (run, public):
             supervisor = _Supervisor(settings, run, public)
             with supervisor.running():
                 on_ready(supervisor.server())
@@ -66,28 +60,6 @@ def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] 
             _logger.warning("Triton ended with status %s after signal %s", status, stop.number)
         return 0 if status == 0 else 1
     raise AssertionError("only a signal or an error ends the watch")
-
-
-@contextmanager
-def _run_folders() -> Iterator[tuple[Path, Path]]:
-    """A closed folder for this run, and one that nginx's workers may look into, which may be another user's."""
-    runs = state_folder()
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        for path in remove_stale(runs):
-            _logger.warning("removed %s, left by a run that was killed", path)
-        run = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=runs))
-        public = Path(tempfile.mkdtemp(prefix=f"salf-run-{os.getpid()}-"))
-    except OSError as error:
-        raise ServingError(
-            f"no folder for this run can be made: {error}; set XDG_STATE_HOME or TMPDIR to folders that can be written"
-        ) from error
-    try:
-        public.chmod(0o711)
-        yield run, public
-    finally:
-        shutil.rmtree(public, ignore_errors=True)
-        shutil.rmtree(run, ignore_errors=True)
 
 
 class _Supervisor:
@@ -122,7 +94,16 @@ class _Supervisor:
         self._changes: queue.Queue[Change] = queue.Queue(maxsize=1)
         #: Held while models are probed and while what is served changes: no probe sees half a change.
         self._steady = threading.Lock()
-        self._wrong: dict[str, tuple[int, str]] = {}
+        self._probing = Probing(
+            self._triton,
+            self._live,
+            self._status,
+            interval_s=settings.probe_interval_s,
+            timeout_s=settings.probe_timeout_s,
+            # Without a front anybody may have asked too much at once; new workers would not help.
+            late_counts=settings.front is not None,
+            steady=self._steady,
+        )
         self.exit_status = 0
 
     @staticmethod
@@ -156,8 +137,8 @@ class _Supervisor:
             if self._front is not None:
                 self._front.start()
             self._say_ready()
-            for work in (self._probe_again_and_again, self._look_again_and_again):
-                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            for name, work in (("probing", self._probing.go_on), ("watching", self._look_again_and_again)):
+                threading.Thread(target=work, args=(self._stopping,), name=name, daemon=True).start()
             yield
 
     def server(self) -> RunningServer:
@@ -181,7 +162,7 @@ class _Supervisor:
                 self._say_ready(because=("triton", "Triton died"))
                 with self._steady:
                     self._triton.start_again("it died")
-                    self._wrong.clear()
+                    self._probing.wrong.clear()
             if self._front is not None:
                 self._front.look_after()
             self._mend_models()
@@ -205,9 +186,10 @@ class _Supervisor:
             port=port,
             triton_port=self._launch.grpc_port,
             control_key=self._control_key,
+            traced_share=None if self._launch.traces is None else self._launch.traces.share,
         )
         front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
-        return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s)
+        return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s, traces=self._launch.traces)
 
     def _log_file(self, name: str) -> Path:
         """Beside Triton's log."""
@@ -233,14 +215,14 @@ class _Supervisor:
     def _mend_models(self) -> None:
         for model in self._triton.dead_workers():
             self._mend(model, "a worker of it died")
-        for model, (times, said) in list(self._wrong.items()):
+        for model, (times, said) in list(self._probing.wrong.items()):
             if times >= _RESTART_AFTER and not self._triton.died():
                 with self._steady:
                     self._triton.start_again(said)
-                    self._wrong.clear()
+                    self._probing.wrong.clear()
             elif times == _RELOAD_AFTER:
                 self._mend(model, said)
-                self._wrong[model] = (times + 1, said)
+                self._probing.wrong[model] = (times + 1, said)
 
     def _mend(self, model: str, reason: str) -> None:
         self._say_ready(because=(f"model {model}", reason))
@@ -262,40 +244,8 @@ class _Supervisor:
             finally:
                 self._changes.task_done()
 
-    def _probe_again_and_again(self) -> None:
-        while not self._stopping.wait(self._settings.probe_interval_s):
-            with self._steady:
-                if self._stopping.is_set() or self._triton.died():
-                    continue
-                try:
-                    self._probe_all()
-                except (ServingError, InferenceServerException, OSError) as error:
-                    _logger.warning("models could not be probed: %s", error)
-
-    def _probe_all(self) -> None:
-        with client(self._triton.server.grpc_address) as connection:
-            for model in sorted(self._live.iterdir()):
-                for folder in versions_to_serve(model):
-                    started_s = time.monotonic()
-                    try:
-                        deadline_s = started_s + self._settings.probe_timeout_s
-                        probe_model(connection, self._live, model.name, folder.name, deadline_s=deadline_s)
-                    except (ProbeError, StartError) as error:
-                        late = isinstance(error, ProbeTimeoutError)
-                        self._status.probe_failures.labels(model.name, "late" if late else "wrong").inc()
-                        # Without a front anybody may have asked too much at once; new workers would not help.
-                        if not late or self._front is not None:
-                            times, _ = self._wrong.get(model.name, (0, ""))
-                            self._wrong[model.name] = (times + 1, str(error))
-                        self._status.set_problem(f"model {model.name}", str(error))
-                        break
-                    self._status.probe_seconds.labels(model.name).observe(time.monotonic() - started_s)
-                else:
-                    self._wrong.pop(model.name, None)
-                    self._status.set_problem(f"model {model.name}", None)
-
-    def _look_again_and_again(self) -> None:
-        while not self._stopping.wait(self._settings.watch_interval_s):
+    def _look_again_and_again(self, stopping: threading.Event) -> None:
+        while not stopping.wait(self._settings.watch_interval_s):
             try:
                 change = self._watch.look()
             except (ServingError, OSError) as error:

@@ -27,7 +27,7 @@ from salf_contract import (
     with_tuning,
 )
 from salf_serving.errors import RepositoryError, TuningFailedError
-from salf_serving.load import closed_loop, infer_request
+from salf_serving.load import Load, closed_loop, infer_request
 from salf_serving.ports import free_port
 from salf_serving.readiness import read_probe
 from salf_serving.repository import PROBE_FILE, version_folders
@@ -169,9 +169,14 @@ def _try(folder: Path, config: str, version: int, settings: Tuning, goal: Tuning
                 warm_up_s=_WARM_UP_S,
                 measure_s=max(_MEASURE_S, goal.p95_bound_ms / 1e3 * 5),
             )
+    return _judge(folder.name, settings, load, goal)
+
+
+def _judge(name: str, settings: Tuning, load: Load, goal: TuningGoal) -> Trial:
+    """Whether what came back keeps the goal; settings that lose a request do not, however fast."""
     if not len(load.latencies_ms):
         raise TuningFailedError(
-            f"{folder.name} answered nothing within {load.seconds:g} s; allow more with a larger bound of p95"
+            f"{name} answered nothing within {load.seconds:g} s; allow more with a larger bound of p95"
         )
     p95_ms = load.percentile_ms(95)
     return Trial(

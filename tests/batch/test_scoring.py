@@ -256,17 +256,18 @@ def wait_for_parts(target, count, run):
         time.sleep(0.02)
 
 
-def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_path):
+@pytest.mark.parametrize("input_size", [(32, 32), (24, 40)])
+def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_path, input_size):
     source, target = manifest_of(folder, 400), tmp_path / "scored"
     names = {"classes": ["a", "b"], "concepts": ["c", "d", "e"]}
     with mock_server(MockModel(**names, version=1)) as server:
 
         def publish_another(progress):
             if progress.stage == "scoring" and progress.done >= 30:
-                server.model = MockModel(**names, version=2)
+                server.model = MockModel(**names, version=2, input_size=input_size)
 
         settings = Settings(url=server.address, shard_size=10)
-        with pytest.raises(ModelChangedError, match=r"version 2.*what is done stays"):
+        with pytest.raises(ModelChangedError, match=r"another model than.*what is done stays"):
             score(str(source), str(target), settings, report=publish_another)
         rows = rows_of(target)
         assert 30 <= len(rows) < 400

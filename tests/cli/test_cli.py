@@ -28,6 +28,7 @@ COMMANDS = (
     "verify",
     "publish",
     "rollback",
+    "prune",
     "tune",
 )
 NOBODY = "127.0.0.1:9"

@@ -221,6 +221,18 @@ def test_a_new_input_size_is_prepared_anew(client, server, linear_model, picture
     assert [call for call in server.calls if call == "infer"] == ["infer"] * 3
 
 
+def test_a_picture_that_the_caller_prepared_is_sent_as_it_is(client, server, linear_model):
+    image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (90, 150, 3), dtype=np.uint8))
+    prepared = prepare(image, client.model().preparation)
+    own, ours = client.explain(prepared), client.explain(image)
+    assert np.array_equal(server.requests[-2][1]["image"], server.requests[-1][1]["image"])
+    assert own.logits.tolist() == ours.logits.tolist()
+    assert (own.source_size, own.crop_box) == (ours.source_size, ours.crop_box) == ((150, 90), ours.crop_box)
+    server.serve(linear_model(version=2, size=(40, 40)))
+    with pytest.raises(ContractMismatchError, match="prepared to"):
+        client.explain(prepared)
+
+
 def test_a_class_that_moved_is_asked_for_again(client, server, linear_model, picture):
     client.explain(picture)
     moved = linear_model(version=2)

@@ -317,6 +317,12 @@ def test_spans_and_metrics_tell_of_calls_attempts_and_errors(server):
     value = registry.get_sample_value
     assert value("salf_client_call_seconds_count", {"call": "explain", "outcome": "ok"}) == 2
     assert value("salf_client_call_seconds_count", {"call": "explain", "outcome": "UnknownClassError"}) == 1
+    for stage in ("prepare", "infer", "read"):
+        assert value("salf_client_stage_seconds_count", {"call": "explain", "stage": stage}) == 2
+        assert spans.get_finished_spans()[0].attributes[f"salf.{stage}_seconds"] > 0
+    stages_s = [value("salf_client_stage_seconds_sum", {"call": "explain", "stage": stage}) or 0
+                for stage in ("prepare", "infer", "read")]  # fmt: skip
+    assert sum(stages_s) <= (value("salf_client_call_seconds_sum", {"call": "explain", "outcome": "ok"}) or 0)
     failed = {"address": server.address, "error": "ServerOverloadedError"}
     assert value("salf_client_failed_attempts_total", failed) == 1
     assert value("salf_client_calls_in_progress", {"call": "explain"}) == 0

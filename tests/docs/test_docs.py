@@ -62,6 +62,16 @@ NOT_RUN = {
         "salf serve model_repository --front-settings front.toml --port 8001 --status-port 8003 --metrics-port 8002",
         "serves until it is stopped",
     ),
+    (
+        "docs/metrics.md",
+        "salf serve model_repository --front --traces http://127.0.0.1:4318/v1/traces --traces-share 0.01",
+        "serves until it is stopped",
+    ),
+    (
+        "docs/capacity.md",
+        "SALF_CAPACITY_REPOSITORY=/models python -m benchmarks capacity --json capacity.json",
+        "takes two minutes",
+    ),
     ("docs/ml-engineer.md", "pip install '.[export]'", "installs packages"),
     ("docs/ml-engineer.md", "salf serve --install my_repository", "serves until it is stopped"),
     ("docs/ml-engineer.md", "make train", "takes minutes"),

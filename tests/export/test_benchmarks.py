@@ -88,6 +88,15 @@ def test_answer_size_writes_one_json_object(tmp_path):
     assert set(result["spread"]) == set(result["figures"])
 
 
+def test_the_page_lists_every_benchmark_once():
+    from benchmarks.__main__ import NAMES
+
+    page = (ROOT / "benchmarks/README.md").read_text()
+    table = page.partition("| name | measures |")[2].partition("\n\n")[0]
+    listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(listed) == sorted(NAMES)
+
+
 def test_an_unknown_benchmark_is_an_error(tmp_path):
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nope"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -157,9 +157,11 @@ def test_the_encoded_model_can_be_left_out(checkpoint, tmp_path):
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_in_another_process(exported, checkpoint, tmp_path):
+    """One that imports tensorrt neither for this nor with the modules that build engines."""
     code = (
         "import sys; from pathlib import Path; from salf_export import export_checkpoint; "
-        "export_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), name='scenes')"
+        "import salf_export.tensorrt_engine, salf_export.tensorrt_session; "
+        "export_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), name='scenes'); sys.exit('tensorrt' in sys.modules)"
     )
     again = tmp_path / "elsewhere" / "again"
     again.parent.mkdir()

@@ -35,10 +35,11 @@ from salf_export.gate import check_gate, gate_table, pressure
 from salf_export.graphs import explain_graph
 from salf_export.kinds import check_kind
 from salf_export.openvino_model import to_openvino
-from salf_export.pictures import read_calibration, read_held_out
+from salf_export.pictures import Pictures, read_calibration, read_held_out
 from salf_export.quantising import Quantiser
+from salf_export.reduction import block_reports, reduce_backbone
 from salf_export.runtime import GraphSession
-from salf_export.sensitivity import choose_blocks
+from salf_export.sensitivity import AIM, Choice, choose_blocks
 from salf_training.checkpoint import Checkpoint, load_checkpoint
 from salf_training.scenes import write_scenes
 
@@ -163,9 +164,25 @@ def test_the_gate_counts_each_figure_against_its_allowance():
     check_gate(wrong, thresholds)
     with pytest.raises(FidelityError, match="largest_contribution_error"):
         check_gate(wrong, Thresholds(contribution_error=0.4))
-    with pytest.raises(OptionError, match="at least 100"):
-        check_gate(PERFECT.model_copy(update={"pictures": 20}), thresholds)
     assert "TOO LOW" not in gate_table(PERFECT, thresholds)
+
+
+@pytest.mark.parametrize("name", ["class_agreement", "map_cosine", "largest_contribution_error", "pointing"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_never_passes_the_gate(name, value):
+    figures = PERFECT.model_copy(update={"pointing": 0.9, "pointing_source": 0.9} | {name: value})
+    for thresholds in (Thresholds(), Thresholds(contribution_error=1.0)):
+        assert pressure(figures, thresholds) == float("inf")
+        with pytest.raises(FidelityError, match=rf"{name} .* TOO LOW"):
+            check_gate(figures, thresholds)
+
+
+def test_too_few_held_out_pictures_are_refused_before_anything_is_computed(tmp_path, scenes):
+    folder = Path(shutil.copytree(scenes / "calibration", tmp_path / "few"))
+    steps = []
+    refused(tmp_path, "holds 64 pictures; .* at least 100 .*least_pictures", kind=Kind("openvino", "bf16"),
+            held_out=folder, on_step=steps.append)  # fmt: skip
+    assert steps == []
 
 
 def test_thresholds_come_from_a_file_that_knows_its_keys(tmp_path):
@@ -229,6 +246,42 @@ def test_the_most_harmful_blocks_stay_in_float_and_no_more_than_needed():
     assert hopeless.pressure > 1, "the gate refuses it"
 
 
+def test_int8_weights_are_scaled_per_channel_and_around_zero(quantiser):
+    model = quantiser.quantise()
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        weight, scale, zero = makers[node.input[1]].input
+        assert constants[weight].dtype == np.int8
+        assert constants[scale].shape == (len(constants[weight]),), "one scale for each output channel"
+        assert not constants[zero].any()
+
+
+def test_blocks_stay_in_float_for_the_explanation_where_the_class_needs_none(demonstration, backbone, calibration):
+    pictures, top = Pictures(calibration[:24], "0" * 64), 16
+
+    def kept(**asked: float) -> Choice:
+        nothing = {"class_agreement": 0, "top5_overlap": 0, "top5_order": 0, "map_cosine": 0}
+        return reduce_backbone(backbone, demonstration.model, pictures, kind=INT8, top=top,
+                               thresholds=Thresholds(**nothing | asked))  # fmt: skip
+
+    assert kept(class_agreement=0.99).kept == ()
+    choice = kept(class_agreement=0.99, map_cosine=0.9999)
+    assert 0 < len(choice.kept) < len(choice.blocks)
+    assert choice.pressure <= AIM
+    assert set(choice.alone) == set(choice.blocks)
+    reports = block_reports(choice)
+    assert {name for name, block in reports.items() if block.kept_float} == {block.name for block in choice.kept}
+    expected = explain_with_torch(demonstration.model, pictures.pixels, top=top)
+    reached = [
+        compare_explanations(GraphSession(graph_of(demonstration, one)), pictures.pixels, expected).map_cosine
+        for one in (kept(class_agreement=0.99).backbone, choice.backbone)
+    ]
+    assert reached[0] < 0.9999 < reached[1]
+
+
 def test_int8_in_the_first_blocks_means_the_same_in_both_runtimes(demonstration, quantiser, calibration):
     """OpenVINO 2026.4 lost a convolution's bias when the graph asked for a shape behind it."""
     pytest.importorskip("openvino")
@@ -290,12 +343,38 @@ def test_a_broken_backbone_shows_in_every_figure(demonstration, backbone, calibr
     assert bad.largest_contribution_error > 1
 
 
-def test_an_explanation_that_breaks_is_not_published(tmp_path, scenes):
-    strict = Thresholds(map_cosine=1.0)
-    with pytest.raises(FidelityError, match=r"(?s)nothing was published.*map_cosine .* TOO LOW.*--calibration"):
-        export_checkpoint(CHECKPOINT, tmp_path / "r", name="s", kind=Kind("openvino", "bf16"),
-                          held_out=scenes / "held_out", thresholds=strict)  # fmt: skip
+def test_an_explanation_that_breaks_is_not_published_and_the_table_is_printed(tmp_path, scenes):
+    """By the command, with thresholds from a file: a table is read line by line."""
+    from salf_cli.main import app
+
+    (tmp_path / "strict.yaml").write_text("map_cosine: 1.0")
+    done = CliRunner().invoke(
+        app,
+        ["export", str(CHECKPOINT), "--repository", str(tmp_path / "r"), "--name", "s", "--runtime", "openvino",
+         "--precision", "bf16", "--held-out", str(scenes / "held_out"), "--thresholds", str(tmp_path / "strict.yaml")],
+    )  # fmt: skip
+    assert done.exit_code == 1, done.output
+    lines = done.stderr.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [
+        "on", "class_agreement", "top5_overlap", "top5_order", "map_cosine", "largest_contribution_error", "pointing",
+    ]  # fmt: skip
+    (missed,) = [line for line in lines if "TOO LOW" in line]
+    assert missed.split() == ["map_cosine", missed.split()[1], ">=", "1", "TOO", "LOW"]
+    assert "nothing was published" in lines[0]
+    assert "--calibration" in lines[-1]
     assert not (tmp_path / "r").exists()
+
+
+def test_a_runtime_that_answers_with_nan_uses_up_every_allowance(demonstration, backbone, calibration):
+    expected = explain_with_torch(demonstration.model, calibration[:8], top=16)
+    session = GraphSession(graph_of(demonstration, backbone))
+
+    class Broken:
+        def run(self, inputs):
+            answer = session.run(inputs)
+            return answer | {"top_contributions": np.full_like(answer["top_contributions"], np.nan)}
+
+    assert pressure(compare_explanations(Broken(), calibration[:8], expected), Thresholds()) == float("inf")
 
 
 def test_masks_are_not_taken_for_pictures(scenes, demonstration, tmp_path):

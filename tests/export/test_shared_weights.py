@@ -137,6 +137,12 @@ def test_a_published_graph_is_read_with_its_weights(graphs, tmp_path):
             role
         ].SerializeToString(deterministic=True)
     weights = next(folders[0].glob("*.bin"))
+    leading_out = (
+        (folders[0] / "model.onnx").read_bytes().replace(weights.name.encode(), b"../" + weights.name[3:].encode())
+    )
+    (folders[0] / "outside.onnx").write_bytes(leading_out)
+    with pytest.raises(GraphError, match="outside its own directory"):
+        load_graph(folders[0] / "outside.onnx")
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(GraphError, match="too short"):
         load_graph(folders[0] / "model.onnx")

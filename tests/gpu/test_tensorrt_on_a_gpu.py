@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
+from PIL import Image
 
 from salf_contract import ALL_SCORES_OUTPUTS, EXPLAIN_INPUTS, EXPLAIN_OUTPUTS, IMAGE_INPUT, PREDICTED_CLASS, TensorSpec
-from salf_export import ServingSettings, export_checkpoint
+from salf_export import Kind, ServingSettings, Thresholds, export_checkpoint
 from salf_export.backbone_graph import backbone_graph
 from salf_export.folding import graph_head, linear_head
 from salf_export.graphs import all_scores_graph, explain_graph, what_if_graph
+from salf_export.kinds import Precision
 from salf_export.runtime import GraphSession
 from salf_export.tensorrt_api import engine_provenance
 from salf_export.tensorrt_engine import PLAN_FILE, EngineSettings, build_engine
@@ -115,14 +117,40 @@ def test_triton_serves_an_export_by_onnx_runtimes_providers(
     cache = tmp_path / "engines"
     cache.mkdir()
     provider = None if precision is None else TensorRtProvider(precision=precision, cache_directory=str(cache))
-    export_checkpoint(
-        checkpoint, tmp_path / "models", name="tiny", settings=ServingSettings(device="gpu", tensorrt=provider)
-    )
+    settings = ServingSettings(device="gpu", tensorrt=provider)
+    # NVIDIA's image does not have the backend of the encoded endpoint.
+    export_checkpoint(checkpoint, tmp_path / "models", name="tiny", settings=settings, encoded=False)
     images = pictures(3)
     question = {"image": images, "target": np.full((3, 1), PREDICTED_CLASS, np.int32)}
     answer = ask(serve(tmp_path / "models"), "tiny", question, EXPLAIN_INPUTS, EXPLAIN_OUTPUTS)
     np.testing.assert_allclose(answer["logits"], expected(source, images)[0], atol=BOUNDS[precision or "fp32"])
     assert bool(list(cache.iterdir())) == (precision is not None), "engines are kept if TensorRT built any"
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_whole_export_for_tensorrt_is_published_and_served(
+    precision: Precision, checkpoint: Path, source: Checkpoint, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    (tmp_path / "held_out").mkdir()
+    for number, pixels in enumerate(pictures(8)):
+        Image.fromarray(pixels).save(tmp_path / "held_out" / f"{number}.png")
+    report = export_checkpoint(
+        checkpoint,
+        tmp_path / "models",
+        name="tiny",
+        settings=ServingSettings(device="gpu", max_batch_size=4),
+        bound=BOUNDS["fp32"],
+        encoded=False,
+        kind=Kind("tensorrt", precision),
+        held_out=tmp_path / "held_out",
+        # Random weights decide by a hair: classes and orders say nothing.
+        thresholds=Thresholds(class_agreement=0, top5_overlap=0, top5_order=0, least_pictures=8),
+    )
+    assert report.fidelity.explanations is not None
+    images = pictures(3)
+    question = {"image": images, "target": np.full((3, 1), PREDICTED_CLASS, np.int32)}
+    answer = ask(serve(tmp_path / "models"), "tiny", question, EXPLAIN_INPUTS, EXPLAIN_OUTPUTS)
+    np.testing.assert_allclose(answer["logits"], expected(source, images)[0], atol=BOUNDS[precision])
 
 
 def ask(

@@ -11,9 +11,15 @@ from salf_contract import Fidelity, Metadata, Preparation
 from salf_export.publishing import publish
 from salf_export.repository import ModelFolder
 from salf_export.triton_config import ServingSettings
+from salf_export.weight_files import weights_file
 
 CLASSES = 3
 NAMES = ("boats_all_maps", "boats")
+#: What tests interrupt -> versions that are there before it.
+CHANGES = {"publish": (1,), "publish onto latest": (1,), "rollback": (1, 2), "retention": (1, 2, 3)}
+#: What both models of a version hold, as an export of a large network would.
+WEIGHTS = b"weights that both models read" * 1000
+FILES = {"model.onnx", "metadata.json", "probe.npz", "serving.pbtxt", weights_file(WEIGHTS)}
 
 
 def document(version: int, *, concepts: int = 4, fidelity: bool = True) -> Metadata:
@@ -78,6 +84,7 @@ def config(name: str, *, settings: ServingSettings | None = None) -> str:
 def models(version: int, names: tuple[str, ...] = NAMES, **described: bool) -> list[ModelFolder]:
     text = document(version, **described).to_json().encode()
     files = {"model.onnx": graph(version), "metadata.json": text, "probe.npz": probe(version)}
+    files[weights_file(WEIGHTS)] = WEIGHTS
     return [ModelFolder(name, config(name), files) for name in names]
 
 

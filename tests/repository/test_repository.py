@@ -1,6 +1,8 @@
 """Publishing, listing, checking, going back, and what is left after interruptions, without training anything."""
 
 import errno
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_family import NAMES, document, models, publish_family
+from model_family import FILES, NAMES, WEIGHTS, document, models, publish_family
 from tritonclient.grpc import model_config_pb2
 
 from salf_contract import (
@@ -37,8 +39,10 @@ from salf_export import (
 )
 from salf_export.publishing import publish
 from salf_export.repository import read_model, versions_in
+from salf_export.weight_files import weights_file
 
 HERE = Path(__file__).parent
+BEST = Tuning(max_batch_size=4, instances=2, threads=3, max_queue_delay_microseconds=700)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -58,11 +62,19 @@ def described(repository: Path, name: str) -> set[int]:
     return set(metadata_in_parameters(parameters))
 
 
+def tune_version(repository: Path, version: int, *, best: Tuning = BEST) -> None:
+    """Put the record of a tuning beside boats' config.pbtxt."""
+    trial = Trial(settings=best, pictures_per_s=1, p50_ms=1, p95_ms=1, requests=1, fits=True)
+    record = TuningRecord(model="boats", version=version, p95_bound_ms=5, concurrency=1, best=best, trials=(trial,))
+    (repository / "boats" / tuning_file(version)).write_text(record.to_json())
+
+
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two") / "repository"
     publish_family(folder, 1)
     publish_family(folder, 2, concepts=6)
+    tune_version(folder, 1)
     return folder
 
 
@@ -81,7 +93,7 @@ def test_the_newest_published_version_is_served_and_all_are_described(two_versio
 def test_a_manifest_names_every_file_and_where_it_came_from(two_versions):
     manifest = parse_manifest((two_versions / "boats/2/manifest.json").read_bytes())
     assert (manifest.model, manifest.version, set(manifest.family)) == ("boats", 2, set(NAMES))
-    assert set(manifest.files) == {"model.onnx", "metadata.json", "probe.npz", "serving.pbtxt"}
+    assert set(manifest.files) == FILES
     assert manifest.files["model.onnx"].size_bytes == (two_versions / "boats/2/model.onnx").stat().st_size
     assert {"checkpoint_sha256", "salf_version", "numpy_version", "python_version"} <= set(manifest.provenance)
     assert len(manifest.provenance["salf_commit"].removesuffix("-dirty")) == 40, "the tests run in a clone"
@@ -122,10 +134,7 @@ def test_a_rollback_brings_the_versions_own_settings_back(repo):
 
 
 def test_a_rollback_uses_what_was_tuned_for_that_version(repo):
-    best = Tuning(max_batch_size=4, instances=2, threads=3, max_queue_delay_microseconds=700)
-    trial = Trial(settings=best, pictures_per_s=1, p50_ms=1, p95_ms=1, requests=1, fits=True)
-    record = TuningRecord(model="boats", version=1, p95_bound_ms=5, concurrency=1, best=best, trials=(trial,))
-    (repo / "boats" / tuning_file(1)).write_text(record.to_json())
+    tune_version(repo, 1)
     roll_back(repo, "boats", to=1)
     config = parsed_config(repo / "boats")
     assert (config.max_batch_size, config.instance_group[0].count) == (4, 2)
@@ -172,6 +181,27 @@ def test_old_versions_go_and_the_served_one_stays(repo):
     assert drop_old_versions(repo, "boats", keep=2) == ()
     with pytest.raises(OptionError, match="keep is 0"):
         drop_old_versions(repo, "boats", keep=0)
+
+
+def test_weights_are_on_the_disk_once_whatever_happens_to_their_version(repo, tmp_path):
+    def copies(repository: Path) -> dict[int, int]:
+        """Version -> how often the disk holds the weights that its models share."""
+        return {
+            version: len({(repository / name / str(version) / weights_file(WEIGHTS)).stat().st_ino for name in NAMES})
+            for version in versions_in(repository / "boats")
+        }
+
+    fresh = tmp_path / "fresh"
+    for version in (1, 2, 3):
+        publish_family(fresh, version)
+    assert copies(fresh) == {1: 1, 2: 1, 3: 1}
+    roll_back(fresh, "boats", to=2)
+    assert drop_old_versions(fresh, "boats", keep=1) == (1,)
+    assert copies(fresh) == {2: 1, 3: 1}
+    assert copies(repo) == {1: 2, 2: 2}, "a copy of files, as by cp -r, has them twice"
+    publish_version(repo, "boats", tmp_path / "serving")
+    assert copies(tmp_path / "serving") == {2: 1}
+    assert verify_repository(tmp_path / "serving").findings == verify_repository(fresh).findings == ()
 
 
 def test_a_version_is_taken_to_another_repository_as_it_is(repo, tmp_path):
@@ -221,7 +251,7 @@ def test_a_copy_that_changes_on_the_way_is_refused(repo, tmp_path, monkeypatch):
     assert tree(tmp_path / "serving") == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_verify_finds_every_flipped_bit(two_versions, data):
     files = sorted(path for path in two_versions.rglob("*") if path.is_file())
@@ -240,7 +270,9 @@ def test_verify_finds_every_flipped_bit(two_versions, data):
 
 
 def test_verify_finds_every_missing_file(two_versions):
-    for path in sorted(path for path in two_versions.rglob("*") if path.is_file()):
+    """But for a record of a tuning, which need not be there."""
+    records = {two_versions / "boats" / tuning_file(1)}
+    for path in sorted({path for path in two_versions.rglob("*") if path.is_file()} - records):
         content = path.read_bytes()
         path.unlink()
         try:
@@ -255,6 +287,14 @@ def test_verify_finds_an_added_file(repo, place):
     (repo / place).write_bytes(b"")
     (finding,) = verify_repository(repo).findings
     assert "was not published" in finding.problem
+
+
+def test_verify_finds_the_tuning_of_another_version(repo):
+    (repo / "boats" / tuning_file(1)).rename(repo / "boats" / tuning_file(2))
+    (finding,) = verify_repository(repo).findings
+    assert (finding.model, finding.version) == ("boats", 2)
+    assert "tuning_v2.json is that of boats version 1" in finding.problem
+    assert f"remove {repo / 'boats' / tuning_file(2)}" in finding.remedy
 
 
 def test_verify_says_how_to_go_back_from_a_damaged_version(repo):
@@ -328,64 +368,141 @@ def test_what_is_no_repository_is_one_error(tmp_path):
         verify_repository(tmp_path)
 
 
-@pytest.mark.parametrize("policy", ["specific", "latest"])
-def test_a_killed_publish_leaves_every_model_old_or_new(policy, tmp_path):
+#: Change -> (versions served by NAMES before, in between and after it).
+OUTCOMES = {
+    "publish": {(1, 1), (2, 1), (2, 2)},
+    "publish onto latest": {(1, 1), (2, 1), (2, 2)},
+    "rollback": {(2, 2), (1, 2), (1, 1)},
+    "retention": {(3, 3)},
+}
+
+
+def steps_of(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+@pytest.mark.parametrize("change", OUTCOMES)
+def test_a_killed_change_leaves_every_model_old_or_new(change, interrupted, tmp_path):
     """kill -9 at every change of the file system."""
-    start = tmp_path / "start"
-    publish_family(start, 1)
-    if policy == "latest":  # as the first exports wrote it
-        for name in NAMES:
-            text = (start / name / "config.pbtxt").read_text().partition("\n")[2]
-            (start / name / "config.pbtxt").write_text(
-                text.replace("specific { versions: [ 1 ] }", "latest { num_versions: 1 }")
-            )
-    steps = interrupted("kill", start, tmp_path / "left")
-    assert steps > 20
+    steps = steps_of(interrupted("kill", change))
+    assert len(steps) > {"rollback": 10, "retention": 10}.get(change, 30)
     outcomes = set()
-    for step in range(1, steps + 1):
-        repository = tmp_path / "left" / str(step) / "repository"
+    for step in steps:
+        repository = step / "repository"
         for name in NAMES:
             model = read_model(repository / name)
             version = model.served
-            assert version in (1, 2), (step, name)
-            assert set(tree(repository / name / str(version))) == {
-                "model.onnx", "metadata.json", "probe.npz", "serving.pbtxt", "manifest.json",
-            }  # fmt: skip
-            assert version in described(repository, name)
+            assert version is not None, (step, name)
+            assert set(tree(repository / name / str(version))) == FILES | {"manifest.json"}, (step, name)
+            assert version in described(repository, name), (step, name)
         outcomes.add(tuple(read_model(repository / name).served for name in NAMES))
-        # The next publisher cleans up after the dead one, and takes a free number.
-        publish_family(repository, 3)
-        assert [path.name for path in repository.parent.iterdir()] == ["repository"], step
-        assert served(repository) == {name: [3] for name in NAMES}
-    assert {(1, 1), (2, 1), (2, 2)} == outcomes, "old, the moment between the two models, and new were all seen"
+        # Whoever changes it next cleans up after the dead one.
+        again = Path(shutil.copytree(step, tmp_path / step.name)) / "repository"
+        if change == "retention":
+            drop_old_versions(again, "boats", keep=1)
+            expected = 3
+        else:
+            expected = 1 if change == "rollback" else 3
+            publish_family(again, 3)
+            if change == "rollback":
+                roll_back(again, "boats", to=1)
+            assert {3, expected} <= set(versions_in(again / "boats"))
+        assert [path.name for path in again.parent.iterdir()] == ["repository"], step
+        assert served(again) == {name: [expected] for name in NAMES}
+    assert outcomes == OUTCOMES[change], "old, the moment between the two models, and new were all seen"
 
 
-def test_a_publish_without_space_leaves_the_repository_as_it_was(tmp_path):
-    start = tmp_path / "start"
-    publish_family(start, 1)
-    steps = interrupted("full", start, tmp_path / "left")
+@pytest.mark.parametrize("change", ["publish", "rollback", "retention"])
+def test_a_change_without_space_leaves_the_repository_as_it_was(change, interrupted):
+    folder = interrupted("full", change)
     refused = 0
-    for step in range(1, steps + 1):
-        folder = tmp_path / "left" / str(step)
-        error = folder / "error"
+    for step in steps_of(folder):
+        error = step / "error"
         if error.exists():
             refused += 1
             assert "free some space" in error.read_text(), step
-            assert tree(folder / "repository") == tree(start), step
-            assert sorted(path.name for path in folder.iterdir()) == ["error", "repository"], step
-        else:  # what failed was tidying up
-            assert served(folder / "repository") == {name: [2] for name in NAMES}, step
-    assert refused > 15
+            assert tree(step / "repository") == tree(folder / "start"), step
+            assert sorted(path.name for path in step.iterdir()) == ["error", "repository"], step
+        else:  # what failed was tidying up, or sharing what can be stored twice
+            assert tree(step / "repository") != tree(folder / "start"), step
+    assert refused > {"rollback": 5, "retention": 5}.get(change, 15)
 
 
-def interrupted(how: str, start: Path, folder: Path) -> int:
-    folder.mkdir()
-    script = HERE / "interrupted_publish.py"
-    done = subprocess.run(
-        [sys.executable, str(script), how, str(start), str(folder)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return int((folder / "steps").read_text())
+def salf(*arguments: str | Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """The command; `limit_bytes`: no file may become larger, as under a quota."""
+    limit = None if limit_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes,) * 2)
+    code = "import sys; from salf_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+
+def test_a_write_that_breaks_off_is_one_line_and_leaves_the_repository_as_it_was(repo, tmp_path):
+    """The kernel refuses the rest of a file, in the middle of it."""
+    target = tmp_path / "serving" / "repository"
+    publish_family(target, 1)
+    before = tree(target)
+    done = salf("publish", repo, "boats:2", "--to", target, limit_bytes=len(WEIGHTS) // 2)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "version 2 of boats could not be written" in line
+    assert "the repository is as it was before" in line
+    assert tree(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["repository"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk; the kernel's limit above is for all")
+def test_a_full_disk_is_told_with_the_command_that_frees_it(tmp_path):
+    """A real disk that holds two versions and no third."""
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    for version in (1, 2, 3):
+        publish_family(source, version)
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        target = disk / "repository"
+        for version in (1, 2):
+            publish_version(source, "boats", target, version=version)
+        (disk / "others").write_bytes(bytes(shutil.disk_usage(disk).free - 64 * 1024))
+        before = tree(target)
+        done = salf("publish", source, "boats:3", "--to", target)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "No space left on device" in line
+        assert f"salf prune {target} NAME --keep 1" in line
+        assert tree(target) == before
+        assert sorted(path.name for path in disk.iterdir()) == ["others", "repository"]
+        assert "removed version 1" in salf("prune", target, "boats", "--keep", "1").stdout
+        assert salf("publish", source, "boats:3", "--to", target).returncode == 0
+        assert verify_repository(target).findings == ()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("change", ["publish", "rollback"])
+def test_what_appears_was_on_the_disk_before(change, repo, monkeypatch):
+    """A power cut finds whole files: everything is synced before it is renamed, and its folder behind it."""
+    synced: set[Path] = set()
+    appeared: list[Path] = []
+
+    def sync(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").resolve())
+
+    def appear(self, source: Path, target: Path) -> None:
+        inside = source.rglob("*") if source.is_dir() else ()
+        assert {source, *inside} <= synced, target
+        synced.discard(target.parent)
+        honest(self, source, target)
+        assert target.parent in synced
+        appeared.append(target)
+
+    honest = changing.Change.put
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(changing.Change, "put", appear)
+    if change == "publish":
+        publish_family(repo, 3)
+    else:
+        roll_back(repo, "boats", to=1)
+    assert repo / "boats/config.pbtxt" in appeared
 
 
 def test_publishers_at_once_do_not_corrupt_the_repository(tmp_path):

@@ -2,12 +2,12 @@
 
 import shutil
 
-import numpy as np
 import pytest
-from model_family import NAMES, publish_family
+from model_family import CHANGES, NAMES, publish_family
 
 from salf_contract import Trial, Tuning, TuningRecord, tuning_file
 from salf_export import roll_back
+from salf_export.repository import read_model
 from salf_serving import free_port, launch
 
 
@@ -37,14 +37,22 @@ def test_triton_serves_the_version_that_is_named_and_no_other(repository, runtim
     assert versions_served(copy, tmp_path / "triton.log") == dict.fromkeys(NAMES, "1")
 
 
-def test_triton_loads_what_a_publisher_killed_between_two_models_left(repository, runtime, tmp_path):
-    copy = shutil.copytree(repository, tmp_path / "repository")
-    old = (copy / "boats/config.pbtxt").read_bytes()
-    publish_family(copy, 3)
-    (copy / "boats/config.pbtxt").write_bytes(old)  # the explain model's comes last
-    assert versions_served(copy, tmp_path / "triton.log") == {"boats": "2", "boats_all_maps": "3"}
-    # Killed before that: the version directories lie there, and nothing names them.
-    for name in NAMES:
-        (copy / name / "config.pbtxt").write_bytes((repository / name / "config.pbtxt").read_bytes())
-    assert versions_served(copy, tmp_path / "triton.log") == dict.fromkeys(NAMES, "2")
-    assert np.load(copy / "boats/3/probe.npz")["output:logits"].shape == (1, 3)
+def test_triton_loads_whatever_a_kill_left(interrupted, runtime, tmp_path):
+    """Every state of a model's folder after kill -9 at any change of the file system, all in one server."""
+    states = {}
+    for change in CHANGES:
+        for step in interrupted("kill", change).iterdir():
+            for folder in (step / "repository" / name for name in NAMES):
+                if folder.is_dir():
+                    model = read_model(folder)
+                    states.setdefault((model.versions, model.served, "specific" in model.config), folder)
+    expected = {}
+    for (_, served, _), folder in states.items():
+        name = f"state_{len(expected)}"
+        copy = shutil.copytree(folder, tmp_path / "models" / name)
+        config = (copy / "config.pbtxt").read_text()
+        (copy / "config.pbtxt").write_text(config.replace(f'name: "{folder.name}"', f'name: "{name}"', 1))
+        expected[name] = str(served)
+    assert {versions for versions, _, _ in states} == {(1,), (1, 2), (1, 2, 3), (2, 3), (3,)}
+    assert set(expected.values()) == {"1", "2", "3"}
+    assert versions_served(tmp_path / "models", tmp_path / "triton.log") == expected

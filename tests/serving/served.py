@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,11 @@ class Served:
         guards = [pid for pid in found if "guard.py" in command_of(pid)]
         return next(pid for pid in found if pid not in guards)
 
+    def triton_port(self) -> int:
+        """Triton's own gRPC port, behind the front."""
+        words = command_of(self.triton()).split()
+        return int(next(word.partition("=")[2] for word in words if word.startswith("--grpc-port=")))
+
     def nginx(self) -> int:
         """nginx's first process."""
         return next(pid for pid in self.tree() if "nginx: master" in command_of(pid))
@@ -132,7 +137,9 @@ class Served:
 
 
 @contextmanager
-def serving(repository: Path, folder: Path, *, nginx: Path, front: str = "") -> Iterator[Served]:
+def serving(
+    repository: Path, folder: Path, *, nginx: Path, front: str = "", options: Sequence[str] = ()
+) -> Iterator[Served]:
     """Run `salf serve` with a front; nothing of it may be left afterwards.
 
     Args:
@@ -140,12 +147,13 @@ def serving(repository: Path, folder: Path, *, nginx: Path, front: str = "") -> 
         folder: for logs and settings.
         nginx: the program.
         front: the front's settings, TOML.
+        options: more words for the command line.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "front.toml").write_text(front)
     port, status_port = free_port(), free_port()
     command = [SALF, "serve", repository, "--front-settings", folder / "front.toml", "--port", port,
-               "--status-port", status_port, "--log-file", folder / "triton.log", "--threads", 1]  # fmt: skip
+               "--status-port", status_port, "--log-file", folder / "triton.log", "--threads", 1, *options]  # fmt: skip
     environment = os.environ | {"XDG_STATE_HOME": str(folder / "state"), "SALF_NGINX": str(nginx)}
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, env=environment)
@@ -176,6 +184,15 @@ def infer_request(images: np.ndarray, targets: np.ndarray, model: str = "tiny") 
         tensor.shape.extend(array.shape)
         request.raw_input_contents.append(array.tobytes())
     return request
+
+
+def code_of(call, request, **options) -> tuple[str, str]:
+    """gRPC status and message of a call."""
+    try:
+        call(request, timeout=20, **options)
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
 
 
 def stub_on(address: str) -> tuple[grpc.Channel, service_pb2_grpc.GRPCInferenceServiceStub]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from served import access_log, command_of, infer_request, is_right, rss_mb, serving, stub_on, wait_until
+from served import access_log, code_of, command_of, infer_request, is_right, rss_mb, serving, stub_on, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -47,14 +47,6 @@ def good(tiny):
         return call.initial_metadata()
 
     return ask
-
-
-def code_of(call, request, **options) -> tuple[str, str]:
-    try:
-        call(request, timeout=20, **options)
-    except grpc.RpcError as error:
-        return error.code().name, error.details()
-    return "OK", ""
 
 
 def mutated(request: pb.ModelInferRequest, seed: int) -> pb.ModelInferRequest:
@@ -188,11 +180,8 @@ CLOSED = {
 
 @pytest.mark.parametrize("call", CLOSED)
 def test_closed_interfaces_are_closed_in_front_and_behind(served, good, call):
-    triton_port = next(
-        part.partition("=")[2] for part in command_of(served.triton()).split() if part.startswith("--grpc-port=")
-    )
     front, stub = stub_on(served.address)
-    behind, bare = stub_on(f"127.0.0.1:{triton_port}")
+    behind, bare = stub_on(f"127.0.0.1:{served.triton_port()}")
     wrong_key = [("triton-grpc-protocol-salf", "0" * 64)]
     assert code_of(getattr(stub, call), CLOSED[call]) == ("UNIMPLEMENTED", "this call is not offered here")
     for metadata in (None, wrong_key):

@@ -36,8 +36,11 @@ CASES = {
 }
 
 
-def text_of(settings: FrontSettings) -> str:
-    return nginx_config(settings, FILES, port=8001, triton_port=9001, control_key="KEY", worker_user="nobody nogroup")
+def text_of(settings: FrontSettings, traced_share: float | None = None) -> str:
+    return nginx_config(
+        settings, FILES, port=8001, triton_port=9001, control_key="KEY", worker_user="nobody nogroup",
+        traced_share=traced_share,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -50,6 +53,20 @@ def test_the_control_key_stands_only_where_the_index_is_asked():
     text = text_of(FrontSettings())
     assert text.count("KEY") == 1
     assert "KEY" in text.partition("location = /inference.GRPCInferenceService/RepositoryIndex {")[2].partition("}")[0]
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0, "* 0;"), (1, "* 1;"), (0.0125, "1.25% 1;"), (0.0001, "0.01% 1;")])
+def test_traces_cost_the_configuration_nothing_until_they_are_wanted(share, drawn):
+    plain, traced = text_of(FrontSettings()), text_of(FrontSettings(), share)
+    assert "salf_drawn" not in plain
+    assert "grpc_set_header traceparent $salf_trace;" in plain
+    assert drawn in traced.partition("split_clients")[2].partition("}")[0]
+    assert traced.count("grpc_set_header traceparent $salf_passed;") == 2
+    assert set(plain.splitlines()) - set(traced.splitlines()) == {
+        "        grpc_set_header traceparent $salf_trace;",
+        "            grpc_set_header traceparent $salf_trace;",
+        """        '"server_seconds":"$upstream_response_time"}';""",
+    }
 
 
 def test_no_call_passes_that_is_not_listed():

@@ -11,6 +11,8 @@ import pytest
 from served import is_gone, load, serving, shared_memory_of, wait_until
 
 from salf_contract import with_served_version
+from salf_serving import LaunchSettings, free_port, kept_triton
+from salf_serving.status import Status
 
 TYPED = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"}
 RECOVERED_WITHIN_S = 15.0
@@ -109,6 +111,27 @@ def test_versions_change_under_load_without_a_failed_request(served, tiny, repos
     assert served.metric('salf_repository_changes_total{model="tiny"') == 2
     assert "tiny is refused, what was served before stays" in served.log
     assert served.is_ready()
+
+
+def test_a_triton_that_gave_many_new_workers_is_started_again(tiny, runtime, tmp_path, monkeypatch):
+    """It may keep shared memory of those that were killed."""
+    monkeypatch.setattr(kept_triton, "_MOST_RELOADS", 1)
+    tiny.write(tmp_path / "models")
+    settings = LaunchSettings(
+        repository=tmp_path / "models", grpc_port=free_port(), log_file=tmp_path / "triton.log", control_key="0" * 64
+    )
+    triton = kept_triton.KeptTriton(settings, Status())
+    triton.start()
+    try:
+        first = triton.server.pid
+        triton.reload("tiny", "a worker of it died")
+        assert triton.server.pid == first
+        triton.reload("tiny", "a worker of it died")
+        assert triton.server.pid != first
+        triton.reload("tiny", "a worker of it died")
+        triton.probe(["tiny"])
+    finally:
+        assert triton.stop() == 0
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What is tried, what is chosen, and one tuning against the real server."""
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -14,9 +15,13 @@ from salf_contract import (
     tuning_file,
     with_tuning,
 )
+from salf_serving import tuning
 from salf_serving.errors import RepositoryError, TuningFailedError
+from salf_serving.load import Load
 from salf_serving.tuning import TuningGoal, tune
 from salf_serving.tuning_search import best_trial, search
+
+SOME = Tuning(max_batch_size=4, instances=1, threads=2, max_queue_delay_microseconds=100)
 
 
 def run_search(speed, *, cores=4, concurrency=8, bound_ms=1e9):
@@ -112,6 +117,64 @@ def test_what_cannot_be_tuned_is_refused(tiny, tmp_path):
         tune(tmp_path, "tiny", goal)
     with pytest.raises(TuningError, match="tune again"):
         parse_tuning(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("latencies_ms", "failures", "fits"),
+    [([10.0] * 95 + [90.0] * 5, 0, True), ([10.0] * 90 + [90.0] * 10, 0, False), ([10.0] * 100, 1, False)],
+)
+def test_settings_fit_that_keep_the_bound_and_answer_every_request(latencies_ms, failures, fits):
+    load = Load(np.array(latencies_ms), 2.0, 1, 100, failures, "full" if failures else "")
+    trial = tuning._judge("tiny", SOME, load, TuningGoal(p95_bound_ms=50))
+    assert (trial.fits, trial.requests, trial.pictures_per_s) == (fits, 100, 50)
+    nothing = Load(np.array([]), 2.0, 1, 3, 0, "")
+    with pytest.raises(TuningFailedError, match="tiny answered nothing within 2 s"):
+        tuning._judge("tiny", SOME, nothing, TuningGoal(p95_bound_ms=50))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Trials that cost nothing; calls what is appended to it before each."""
+    before_each = []
+
+    def measure(folder, config, version, settings, goal):
+        for call in before_each:
+            call()
+        rate = settings.instances + settings.threads + settings.max_batch_size
+        return Trial(settings=settings, pictures_per_s=rate, p50_ms=1, p95_ms=1, requests=9, fits=True)
+
+    monkeypatch.setattr(tuning, "_try", measure)
+    return before_each
+
+
+def test_every_axis_is_tried_and_all_of_it_is_told(tiny, tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(tuning.os, "sched_getaffinity", lambda _pid: set(range(4)))
+    tiny.write(tmp_path)
+    tune(tmp_path, "tiny", TuningGoal(p95_bound_ms=50))
+    record = parse_tuning((tmp_path / "tiny" / tuning_file(1)).read_bytes())
+    for axis in Tuning.model_fields:
+        assert len({getattr(trial.settings, axis) for trial in record.trials}) >= 3, axis
+    assert record.best == best_trial(record.trials).settings
+    assert (record.model, record.version, record.p95_bound_ms, record.machine["cores"]) == ("tiny", 1, 50, "4")
+
+
+def test_a_dry_run_changes_nothing(tiny, tmp_path, measured):
+    tiny.write(tmp_path)
+    before = (tmp_path / "tiny/config.pbtxt").read_text()
+    assert tune(tmp_path, "tiny", TuningGoal(p95_bound_ms=50), write=False).trials
+    assert (tmp_path / "tiny/config.pbtxt").read_text() == before
+    assert not (tmp_path / "tiny" / tuning_file(1)).exists()
+
+
+def test_a_config_that_was_changed_meanwhile_is_not_overwritten(tiny, tmp_path, measured):
+    tiny.write(tmp_path)
+    path = tmp_path / "tiny/config.pbtxt"
+    changed = path.read_text() + "# by somebody else\n"
+    measured.append(lambda: path.write_text(changed))
+    with pytest.raises(RepositoryError, match="was changed while tiny was tuned; tune it again"):
+        tune(tmp_path, "tiny", TuningGoal(p95_bound_ms=50))
+    assert path.read_text() == changed
+    assert not (tmp_path / "tiny" / tuning_file(1)).exists()
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def run(cache: Path, paths: list[Path], seconds_per_batch: float, progress: Path
     cached_prompt_embeddings(
         cache,
         paths,
-        slow_projection(seconds_per_batch),
+        slow_projection(seconds_per_batch, width=512),  # a batch is too large to wait in the file's buffer
         CIRCLES,
         preparation=Preparation(height=16, width=16),
         batch_size=4,

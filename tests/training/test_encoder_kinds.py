@@ -1,22 +1,29 @@
 """Encoders of every kind: open_clip by name and from a folder, one's own, on several devices, in any precision."""
 
+import copy
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from picture_files import write_noise
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from salf_contract import Preparation
 from salf_training.embeddings import cached_prompt_embeddings
 from salf_training.encoder import EncoderSettings, OpenClipEncoder, normalise_pixels, pixel_statistics, quiet_open_clip
 from salf_training.encoder_loading import load_encoder, load_encoders, resolve_devices
 from salf_training.errors import SettingsError, WeightsError
-from salf_training.prompts import CircleSettings
+from salf_training.image_folder import load_prepared
+from salf_training.prompts import CircleSettings, prompted
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXELS = torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -134,6 +141,76 @@ def test_a_builtin_model_loads_by_name_with_a_weight_file(tmp_path):
     assert encoder.embed_images(pixels).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
     with pytest.raises(WeightsError, match=r"ViT-S-32-alt.*nothing\.pt"):
         load_encoder(settings.model_copy(update={"weights": "nothing.pt"}))
+
+
+#: Published architecture -> what of its two towers is made small; their kinds, poolings and projections stay.
+FAMILIES = {
+    "ViT-B-32": {"layers": 1, "width": 64},
+    "ViT-B-16-SigLIP": {"timm_model_name": "test_vit"},
+    "EVA02-B-16": {"timm_model_name": "eva02_tiny_patch14_224"},
+    "MobileCLIP-S1": {"timm_model_name": "fastvit_t8"},
+}
+
+
+@pytest.fixture
+def small_family(request, tmp_path, monkeypatch) -> str:
+    """A small model of a published family, under a name that open_clip knows."""
+    published = open_clip.get_model_config(request.param)
+    text = {**published["text_cfg"], "width": 64, "heads": 2, "layers": 1}
+    if "hf_tokenizer_name" in text:  # a hub's in the published model, here a folder
+        text["hf_tokenizer_name"] = str(tmp_path / "tokenizer")
+        write_tokenizer(tmp_path / "tokenizer")
+    small = {**published, "embed_dim": 64, "vision_cfg": {**published["vision_cfg"], **FAMILIES[request.param]}}
+    for name in ("_MODEL_CONFIGS", "_MODEL_CONFIG_PATHS"):
+        monkeypatch.setattr(open_clip.factory, name, copy.copy(getattr(open_clip.factory, name)))
+    (tmp_path / "small-family.json").write_text(json.dumps({**small, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path / "small-family.json")
+    return "small-family"
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokeniser of whole words in transformers' format."""
+    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "a", "sail", "red", "roof", "water"])}
+    made = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+
+
+@pytest.mark.parametrize("small_family", FAMILIES, indirect=True)
+def test_every_family_goes_through_the_similarity_stage_by_name(small_family, tmp_path):
+    torch.manual_seed(0)
+    with quiet_open_clip():
+        model = open_clip.create_model(small_family).eval()
+        tokenise = open_clip.get_tokenizer(small_family)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    settings = EncoderSettings(
+        model=small_family, weights=str(tmp_path / "w.safetensors"), precision="float32", devices=("cpu",)
+    )
+    encoder = load_encoder(settings)
+    side = encoder.image_size[0]
+    paths = write_noise(tmp_path / "in", count=2, size=(side, side))
+    table = cached_prompt_embeddings(
+        tmp_path / "cache",
+        paths,
+        encoder,
+        CircleSettings(rows=1, columns=2),
+        preparation=Preparation(height=side, width=side),
+    )
+    pixels = np.stack([load_prepared(path, Preparation(height=side, width=side)) for path in paths])
+    circled = prompted(torch.from_numpy(pixels), CircleSettings(rows=1, columns=2), height=side, width=side)
+    with torch.inference_mode():
+        images = normalise_pixels(circled.flatten(0, 1), encoder._mean, encoder._std)
+        expected = model.encode_image(images, normalize=True).unflatten(0, (2, 2))
+        texts = model.encode_text(tokenise(TEXTS), normalize=True)
+    assert table.astype(np.float32) == pytest.approx(expected.numpy(), abs=2e-3)
+    assert encoder.embed_texts(TEXTS).numpy() == pytest.approx(texts.numpy(), abs=1e-5)
+    assert (texts[0] - texts[1]).abs().max() > 1e-3, "phrases must matter"
+
+
+def test_a_missing_tokeniser_package_is_named_before_weights_are_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(WeightsError, match=r"'ViT-B-16-SigLIP' needs transformers.*salf\[tokenizers\]"):
+        load_encoder(EncoderSettings(model="ViT-B-16-SigLIP", weights="/models/siglip.safetensors"))
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "a {colour} {}", ""])

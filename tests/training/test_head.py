@@ -1,5 +1,6 @@
 """The sparse head: the optimum, the path, the wanted number of concepts."""
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,16 +49,32 @@ def objective(head: Head, scores: torch.Tensor, labels: torch.Tensor, l1: float,
     return float(loss + l1 * head.weight.abs().sum() + l2 / 2 * head.weight.square().sum())
 
 
+@cache  # it takes seconds, and both methods are compared with it
+def saga_head(seed: int, lam: float, alpha: float, **size: int) -> Head:
+    """Scikit-learn minimises C * (sum of losses) + penalty; ours is the mean loss + lambda * penalty."""
+    scores, labels = problem(seed, skew=1.5 * seed, **size)
+    saga = LogisticRegression(solver="saga", l1_ratio=alpha, C=1 / (lam * len(scores)), max_iter=20_000, tol=1e-7)
+    saga.fit(scores.numpy(), labels.numpy())
+    return Head(torch.from_numpy(saga.coef_), torch.from_numpy(saga.intercept_))
+
+
 @pytest.mark.usefixtures("either_method")
-@pytest.mark.parametrize(("seed", "lam", "alpha"), [(0, 0.1, 0.99), (1, 0.01, 0.99), (2, 0.01, 0.5), (1, 0.003, 1.0)])
-def test_the_objective_is_that_of_scikit_learns_saga(seed, lam, alpha):
-    scores, labels = problem(seed, skew=1.5 * seed)
+@pytest.mark.parametrize(
+    ("seed", "lam", "alpha", "size"),
+    [
+        (0, 0.1, 0.99, {}),
+        (1, 0.01, 0.99, {}),
+        (2, 0.01, 0.5, {}),
+        (1, 0.003, 1.0, {}),
+        (0, 0.02, 0.99, {"count": 60, "concepts": 150}),  # more concepts than pictures
+        (0, 0.02, 0.1, {"count": 60, "concepts": 150}),
+        (1, 0.3, 0.0, {"count": 60, "concepts": 150}),  # no L1 part: dense
+    ],
+)
+def test_the_objective_is_that_of_scikit_learns_saga(seed, lam, alpha, size):
+    scores, labels = problem(seed, skew=1.5 * seed, **size)
     l1, l2 = lam * alpha, lam * (1 - alpha)
-    # scikit-learn minimises C * (sum of losses) + penalty; ours is the mean loss + lambda * penalty.
-    saga = LogisticRegression(solver="saga", l1_ratio=alpha, C=1 / (lam * len(scores)), max_iter=20_000, tol=1e-7).fit(
-        scores.numpy(), labels.numpy()
-    )
-    theirs = Head(torch.from_numpy(saga.coef_), torch.from_numpy(saga.intercept_))
+    theirs = saga_head(seed, lam, alpha, **size)
     ours = fit_head(scores, labels, classes=CLASSES, l1=l1, l2=l2)
     reached, reference = (objective(head, scores, labels, l1, l2) for head in (ours, theirs))
     assert reached == pytest.approx(reference, rel=1e-3)

@@ -140,6 +140,16 @@ def test_a_classifier_for_other_classes_is_replaced_by_a_probe_and_said_so(world
     assert checkpoint.card.evaluation.backbone_accuracy > 0.6
 
 
+def test_a_backbone_with_random_weights_is_warned_about_and_one_with_weights_is_not(world, tmp_path, caplog):
+    network = timm.create_model("test_resnet", output_stride=16, num_classes=0)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    with caplog.at_level(logging.WARNING):
+        train(world, backbone_weights=tmp_path / "w.safetensors")
+        assert "fresh weights" not in caplog.text
+        train(world)
+    assert "set backbone_weights or pretrained" in caplog.text
+
+
 def test_a_rectangular_input_and_a_crop_go_through_every_stage(world):
     checkpoint = train(
         world,

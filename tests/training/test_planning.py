@@ -3,12 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from picture_files import write_coloured_squares
 
 from salf_training.bottleneck import BottleneckTraining, fit_bottleneck
 from salf_training.dry_run import DryRun, Speed, dry_run
+from salf_training.embeddings import LocalSimilarities
 from salf_training.encoder import EncoderSettings
 from salf_training.errors import DataError, SettingsError
 from salf_training.plan_inspection import inspect
@@ -42,8 +44,8 @@ def test_imagenet_with_every_picture_is_64_gb_of_embeddings():
     assert readable_bytes(64_283_835_392) == "64.3 GB"
     assert plan.encoder_passes == 62_777_183
     assert plan.backbone_passes == 1_331_167
-    # P [S,M,G] in FP32 is held by the bottleneck: the reason for a subset.
-    assert plan.memory["bottleneck"] > 1_281_167 * 4741 * 49 * 4 == 1_190_506_498_412
+    # Features on the grid are held, the reason for a subset; P [S,M,G], 1.2 TB in FP32, is not.
+    assert 1_281_167 * 2048 * 49 * 4 * 2 < plan.memory["bottleneck"] < 1_281_167 * 4741 * 49 * 4 == 1_190_506_498_412
 
 
 def test_a_small_run_by_hand():
@@ -68,9 +70,9 @@ def test_a_small_run_by_hand():
     assert plan.disk == {"embeddings [S,G,D] FP16": 576, "checkpoint": 400 + (7 + 3) * (6 + 7) * 4}
     assert plan.memory["features"] == kept + 2 * 10 * 6 * 16 * 4
     assert plan.memory["similarities"] == kept + 4000
-    # P, the features once more, 18 arrays [M,B,G], 8 arrays [B,C,G].
+    # The features once more, 18 arrays [M,B,G], 8 arrays [B,C,G].
     step = 2 * 7 * 9 * 4 * 18 + 2 * 6 * 9 * 4 * 8
-    assert plan.memory["bottleneck"] == kept + 4000 + 4 * 7 * 9 * 4 + 4 * 6 * 9 * 4 + step
+    assert plan.memory["bottleneck"] == kept + 4000 + 4 * 6 * 9 * 4 + step
     # z in FP32 and FP64 for both splits, gathered columns, six arrays [N,K].
     assert plan.memory["head"] == kept + 4000 + 15 * 7 * 12 + 10 * 7 * 8 + 10 * 3 * 8 * 6
     assert plan.peak_memory_bytes == max(plan.memory.values())
@@ -213,7 +215,10 @@ def test_the_plan_of_the_bottleneck_covers_what_it_holds():
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
-    features, similarities = torch.randn(pictures, channels, cells), torch.randn(pictures, concepts, cells)
+    features = torch.randn(pictures, channels, cells)
+    similarities = LocalSimilarities(
+        np.random.default_rng(0).normal(size=(pictures, cells, 32)).astype(np.float16), torch.randn(concepts, 32)
+    )
     before, highest, ended = anonymous_bytes(), [0], threading.Event()
 
     def watch() -> None:
@@ -236,8 +241,8 @@ def test_the_plan_of_the_bottleneck_covers_what_it_holds():
         bottleneck_held_out=bottleneck_held_out(pictures, schedule.held_out_share),
     )
     plan = plan_resources(sizes)
-    # Beside what is there before: P and the weights of the networks.
-    added = plan.memory["bottleneck"] - plan.memory["similarities"] - pictures * concepts * cells * 4
+    # Beside what is there before: the features, and the weights of the networks.
+    added = plan.memory["bottleneck"] - plan.memory["similarities"]
     # 30 MB for threads and libraries, which depend on no size.
     assert highest[0] - before < added + 30e6
 

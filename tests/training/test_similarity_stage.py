@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -11,12 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import table_kills
 import torch
 from picture_files import ColourEncoder, write_noise
 from similarity_runs import run, run_weighed
+from table_kills import rows_from
 
 from salf_contract import Preparation
-from salf_training.embeddings import cached_prompt_embeddings, iter_local_similarities, local_similarities
+from salf_training.embeddings import (
+    LocalSimilarities,
+    cached_prompt_embeddings,
+    iter_local_similarities,
+    local_similarities,
+)
 from salf_training.errors import DataError, SettingsError
 from salf_training.prompts import BlurSettings, CircleSettings, CropSettings
 from salf_training.resumable_table import filled_table
@@ -46,28 +54,49 @@ def test_ten_kills_at_random_moments_leave_no_trace_in_the_bytes(tmp_path, proce
     run(tmp_path / "undisturbed", paths, 0.0)
     cache, progress = tmp_path / "cache", tmp_path / "progress"
     progress.touch()
-    generator, kills, resumed_from = random.Random(5), 0, []
-    while kills < 10:
+    generator, resumed_from = random.Random(5), []
+    for kill in range(10):
         before = progress.read_text().count("\n")
         process = processes.Process(target=run, args=(cache, paths, BATCH_S, progress))
         process.start()
-        # Random moments in the first steps of work, however long the process takes to get there.
+        # Every other time in the first steps of work, however long the process takes to get there; else at any moment
+        # from its start on.
         deadline = time.monotonic() + 60
-        while process.is_alive() and progress.read_text().count("\n") == before and time.monotonic() < deadline:
+        while kill % 2 and process.is_alive() and progress.read_text().count("\n") == before:
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 5 * BATCH_S))
         assert process.is_alive(), "it finished before it could be killed ten times"
         process.kill()
         process.join()
         assert process.exitcode == -9
-        kills += 1
         told = [int(line) for line in progress.read_text().split()]
-        resumed_from.append(told[before])
+        resumed_from += told[before : before + 1]
     run(cache, paths, 0.0, progress)
     assert table_file(cache).read_bytes() == table_file(tmp_path / "undisturbed").read_bytes()
     # Each run went on from what the one before it had on disk: none started anew once there was something.
     assert resumed_from == sorted(resumed_from)
     assert resumed_from[-1] > 4, "nothing was resumed"
+
+
+@pytest.mark.slow
+def test_a_table_survives_a_kill_at_any_line_twice(tmp_path):
+    subprocess.run([sys.executable, table_kills.__file__, tmp_path], check=True, timeout=300)
+    expected, folders = np.concatenate(list(rows_from(0))), [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(folders) > 80, "every step of lock, header, rows, note and resumption is a line"
+    for folder in folders:
+        resumed_at = []
+        table = filled_table(
+            folder,
+            lambda start, resumed_at=resumed_at: resumed_at.append(start) or rows_from(start),
+            rows=14,
+            on_rows=lambda _: None,
+            sync_every_s=0,
+        )
+        assert np.array_equal(table, expected), folder
+        # Rows that were told of were on disk and noted: nothing computes them again.
+        told = folder.with_suffix(".done")
+        assert min(resumed_at, default=14) >= (int(told.read_text() or 0) if told.exists() else 0), folder
 
 
 @pytest.mark.slow
@@ -234,12 +263,16 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(tmp_path):
         )
 
 
-def test_similarities_come_in_chunks_that_are_those_of_the_whole():
+def test_similarities_come_in_chunks_or_as_asked_for_and_are_those_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(7, 4, 8, generator=generator), dim=-1).numpy()
     texts = torch.nn.functional.normalize(torch.randn(5, 8, generator=generator), dim=-1)
     embeddings = embeddings.astype(np.float16)
     chunks = list(iter_local_similarities(embeddings, texts, pictures=3))
     assert [(chosen.start, chosen.stop) for chosen, _ in chunks] == [(0, 3), (3, 6), (6, 7)]
-    together = torch.cat([similarities for _, similarities in chunks])
-    assert together.numpy() == pytest.approx(local_similarities(embeddings, texts).numpy(), abs=1e-6)
+    together, whole = torch.cat([similarities for _, similarities in chunks]), local_similarities(embeddings, texts)
+    assert together.numpy() == pytest.approx(whole.numpy(), abs=1e-6)
+    asked_for = LocalSimilarities(embeddings, texts)
+    assert asked_for.shape == tuple(whole.shape)
+    some = torch.tensor([5, 0, 5])
+    assert asked_for[some].numpy() == pytest.approx(whole[some].numpy(), abs=1e-6)

@@ -3,6 +3,8 @@
 Source: SALF-CBM, section 3.2; the cubed cosine similarity from Oikarinen et al., "Label-free CBM", ICLR 2023.
 """
 
+from typing import Protocol
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -58,9 +60,20 @@ def _centred_cubes(values: Tensor) -> Tensor:
     return torch.where(varies, centred / largest.clamp_min(1e-30), 0.0) ** 3
 
 
+class Similarities(Protocol):
+    """FP32 [N,M,G]: a tensor, or something that computes the pictures that it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, M, G)."""
+
+    def __getitem__(self, pictures: Tensor, /) -> Tensor:
+        """INT64 [B] -> FP32 [B,M,G]."""
+
+
 def fit_bottleneck(
     features: Tensor,
-    similarities: Tensor,
+    similarities: Similarities,
     *,
     settings: BottleneckTraining,
     seed: int,
@@ -70,7 +83,7 @@ def fit_bottleneck(
 
     Args:
         features: FP32 [N,C,G], at the G cells of the prompt grid.
-        similarities: FP32 [N,M,G].
+        similarities: FP32 [N,M,G]; asked for a batch at a time, and for the held-out pictures at each look.
         settings: schedule, and when to stop before its end.
         seed: of the split, the start and the order.
         on_progress: told of every step.

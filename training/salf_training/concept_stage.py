@@ -10,11 +10,7 @@ from torch import Tensor
 from salf_training.bottleneck import fit_bottleneck
 from salf_training.concept_sets import ConceptReport, filter_absent, filter_texts, filter_unlearnt, presence
 from salf_training.concept_sets.filters import embed_in_parts
-from salf_training.embeddings import (
-    cached_prompt_embeddings,
-    iter_local_similarities,
-    local_similarities,
-)
+from salf_training.embeddings import LocalSimilarities, cached_prompt_embeddings, iter_local_similarities
 from salf_training.encoder import Encoder
 from salf_training.progress import Progress
 from salf_training.settings import TrainSettings
@@ -80,10 +76,9 @@ def fit_concepts(
         strengths = presence(batch for _, batch in iter_local_similarities(embeddings, texts))
         report = filter_absent(report, strengths, filters.presence, filters.failing)
         texts = embed_in_parts(text_encoder, report.kept)
-    similarities = local_similarities(embeddings, texts)
     weight, learnt = fit_bottleneck(
         on_grid,
-        similarities,
+        LocalSimilarities(embeddings, texts),
         settings=settings.bottleneck,
         seed=settings.seed,
         on_progress=on_progress,

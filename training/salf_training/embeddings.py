@@ -125,6 +125,23 @@ def iter_local_similarities(
         yield chosen, local_similarities(embeddings[chosen], texts)
 
 
+class LocalSimilarities:
+    """P[n,m,g] of many pictures, computed where it is asked for: 4 bytes x M x G a picture would not fit in memory.
+
+    Attributes:
+        shape: (N, M, G).
+    """
+
+    def __init__(self, embeddings: NDArray[np.float16], texts: Tensor) -> None:
+        """As for `local_similarities`; embeddings may be memory-mapped."""
+        self.shape = (len(embeddings), len(texts), embeddings.shape[1])
+        self._embeddings, self._texts = embeddings, texts
+
+    def __getitem__(self, pictures: Tensor) -> Tensor:
+        """INT64 [B], any order -> FP32 [B,M,G]."""
+        return local_similarities(self._embeddings[pictures.numpy()], self._texts)
+
+
 def _equal_encoders(encoder: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
     encoders: Sequence[Encoder] = encoder if isinstance(encoder, Sequence) else [encoder]
     if len({(one.fingerprint, tuple(one.image_size)) for one in encoders}) != 1:

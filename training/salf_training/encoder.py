@@ -80,11 +80,16 @@ class OpenClipEncoder:
     def __init__(self, settings: EncoderSettings, *, bfloat16: bool = True, device: str = "cpu") -> None:
         own_vocabulary = {"bpe_path": str(settings.merges)} if settings.merges else {}
         try:
-            with quiet_open_clip():
+            with quiet_open_clip():  # the tokeniser first: it fails before gigabytes of weights are read
+                self._tokenise = open_clip.get_tokenizer(settings.model, **own_vocabulary)
                 model = open_clip.create_model(
                     settings.model, pretrained=settings.weights, require_pretrained=True, **settings.options
                 )
-                self._tokenise = open_clip.get_tokenizer(settings.model, **own_vocabulary)
+        except ModuleNotFoundError as error:
+            raise WeightsError(
+                f"the encoder {settings.model!r} needs {error.name}, which is not installed: "
+                "pip install 'salf[tokenizers]'"
+            ) from error
         # Broken weights fail in any way (see weights.py), an unknown name with RuntimeError.
         except Exception as error:
             raise WeightsError(

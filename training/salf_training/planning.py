@@ -126,12 +126,11 @@ def plan_resources(sizes: PlannedSizes) -> ResourcePlan:
 
 
 def _bottleneck(s: PlannedSizes) -> int:
-    """Beside what is kept: P [S,M,G], features once more for their spread, and the arrays of a step."""
-    similarities = s.similarity_pictures * s.concepts * s.cells * _FP32
+    """Beside what is kept: features once more for their spread, and the arrays of a step; P [S,M,G] never exists."""
     spread = s.similarity_pictures * s.channels * s.cells * _FP32
     batch = min(s.bottleneck_batch, s.similarity_pictures)
     step = max(batch, s.bottleneck_held_out) * s.concepts * s.cells * _FP32 * _STEP_ARRAYS
-    return similarities + spread + step + batch * s.channels * s.cells * _FP32 * _STEP_FEATURES
+    return spread + step + batch * s.channels * s.cells * _FP32 * _STEP_FEATURES
 
 
 def _tables(s: PlannedSizes) -> tuple[int, int]:
