@@ -9,13 +9,14 @@ summary = score("s3://bucket/photos", "scored/", Settings(url="localhost:8001"))
 
 from salf_batch.errors import (
     BatchError,
+    EngineError,
     InvalidSourceError,
     InvalidTargetError,
     MetricsUnavailableError,
     MissingExtraError,
     ModelChangedError,
     ServerGoneError,
-    SourceChangedError,
+    ShardsFailedError,
     StoreUnavailableError,
     TargetInUseError,
     TargetMismatchError,
@@ -24,10 +25,12 @@ from salf_batch.errors import (
 )
 from salf_batch.progress import Progress, Summary
 from salf_batch.reporting import write_report
-from salf_batch.scoring import Settings, score
+from salf_batch.scoring import score
+from salf_batch.settings import Settings
 
 __all__ = [
     "BatchError",
+    "EngineError",
     "InvalidSourceError",
     "InvalidTargetError",
     "MetricsUnavailableError",
@@ -36,7 +39,7 @@ __all__ = [
     "Progress",
     "ServerGoneError",
     "Settings",
-    "SourceChangedError",
+    "ShardsFailedError",
     "StoreUnavailableError",
     "Summary",
     "TargetInUseError",

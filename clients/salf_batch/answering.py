@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from salf_batch.errors import ModelChangedError, ServerGoneError, UnreadableInputError
+from salf_batch.progress import Tally
 from salf_batch.rows import Row, answered_row, failed_row
 from salf_batch.sources import Input
 from salf_batch.stores import RetryCount, scheme_of
@@ -24,6 +25,7 @@ from salf_client import (
     ServerNotReadyError,
     ServerOverloadedError,
     ServerUnavailableError,
+    VersionNotServedError,
 )
 from salf_contract import PictureError, Preparation, Prepared, decode_picture, prepare
 
@@ -60,7 +62,7 @@ class Asking:
         readers: threads that read inputs, and wait until they are decoded.
         decoders: threads that decode: few, since each keeps the memory of a large picture for the next.
         retries: counts pictures that were read again.
-        repeated: how many requests were made again because the server was away.
+        tally: counts requests that were made again because the server was away.
     """
 
     client: AsyncClient
@@ -75,7 +77,7 @@ class Asking:
     readers: Executor
     decoders: Executor
     retries: RetryCount
-    repeated: int = 0
+    tally: Tally
     last_answer_s: float = 0.0
 
     async def rows(self, inputs: Iterable[tuple[int, Input]]) -> AsyncIterator[Row]:
@@ -127,7 +129,8 @@ class Asking:
         if explanation.contract_id != self.contract_id:
             raise ModelChangedError(
                 f"the server now answers with '{explanation.model}' version {explanation.version}, another model than "
-                f"this run began with; what is done stays: serve the first one again, or score into a new folder"
+                f"this run began with; what is done stays: serve the first one again, or beside it and run again with "
+                f"--if-model-changes pin, or score into a new folder"
             )
         return answered_row(index, one.uri, explanation, maps=self.maps)
 
@@ -158,6 +161,11 @@ class Asking:
         while True:
             try:
                 explanation = await self.client.explain(picture, top=self.top)
+            except VersionNotServedError as error:
+                raise ModelChangedError(
+                    f"{error}; what is done stays: let the server load that version again and run again, or score into "
+                    f"a new folder"
+                ) from error
             except _PASSING as error:
                 failures += isinstance(error, ServerFailedError)
                 if failures >= _FAILURES_OF_ONE_PICTURE and await self._is_up():
@@ -167,7 +175,7 @@ class Asking:
                     raise ServerGoneError(
                         f"no answer for {away_s:.0f} s ({error}); what is done stays: run again when the server is back"
                     ) from error
-                self.repeated += 1
+                self.tally.requests_repeated += 1
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:

@@ -2,7 +2,6 @@
 
 BatchError
 ├── InvalidSourceError       the source is nothing that can be scored, or it holds no pictures
-│   └── SourceChangedError   it lists other inputs than when it was counted
 ├── UnreadableInputError     one input cannot be read, and never will: becomes a row with an error
 ├── StoreUnavailableError    a store does not answer, or not to us; run again when it does
 ├── MissingExtraError        a package is not installed that only this source or target needs
@@ -11,7 +10,9 @@ BatchError
 ├── TargetWriteError         the target cannot be written: disk full, no permission
 ├── InvalidTargetError       the target is no scored store
 ├── MetricsUnavailableError  the metrics file cannot be written, or their port is taken
-├── ModelChangedError        the server began to answer with another model
+├── ModelChangedError        the server began to answer with another model, or does not serve the pinned version
+├── EngineError              the Ray cluster cannot be reached, or broke down
+├── ShardsFailedError        a run on Ray left shards out, as many as may fail; run again
 └── ServerGoneError          the server did not answer for longer than the run's patience
 
 Each message names the thing, what was expected and what to do. What is done when one is raised stays done.
@@ -24,10 +25,6 @@ class BatchError(Exception):
 
 class InvalidSourceError(BatchError):
     """The source is nothing that can be scored, or it holds no pictures."""
-
-
-class SourceChangedError(InvalidSourceError):
-    """The source lists other inputs than when it was counted."""
 
 
 class UnreadableInputError(BatchError):
@@ -68,3 +65,11 @@ class ModelChangedError(BatchError):
 
 class ServerGoneError(BatchError):
     """The server did not answer for longer than the run's patience."""
+
+
+class EngineError(BatchError):
+    """The Ray cluster cannot be reached, or broke down."""
+
+
+class ShardsFailedError(BatchError):
+    """Some shards failed, no more than were allowed to; all others are done."""

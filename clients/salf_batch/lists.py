@@ -5,9 +5,10 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from salf_batch.errors import InvalidSourceError
-from salf_batch.stores import Place, place_of
+from salf_batch.stores import Place, RetryCount, place_of
 
 #: Names of the column that holds a picture's path or URL, in order of preference.
 URI_COLUMNS = ("uri", "url", "path", "image", "file")
@@ -89,6 +90,10 @@ def _value(manifest: Place, row: Mapping[str, object], column: str, line: int) -
 def _input(manifest: Place, name: str) -> tuple[str, Callable[[], bytes]]:
     """Relative names are relative to the manifest's own folder; a store is looked for when the picture is read."""
     if "://" in name:
-        return name, lambda: place_of(name, manifest.retries).read()
+        return name, partial(_read_address, name, manifest.retries)
     place = manifest.at(name) if name.startswith("/") else manifest.beside(name)
     return place.uri, place.read
+
+
+def _read_address(name: str, retries: RetryCount) -> bytes:
+    return place_of(name, retries).read()

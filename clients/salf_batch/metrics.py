@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from salf_batch.answering import Asking
 from salf_batch.errors import MetricsUnavailableError, MissingExtraError
 from salf_batch.progress import Tally
 from salf_batch.stores import RetryCount
@@ -27,8 +26,7 @@ class RunMetrics:
     Attributes:
         target: label of all series, so that files of several runs can lie in one folder.
         inputs: of the source.
-        tally: rows so far.
-        asking: knows which requests were made again.
+        tally: rows and repeated requests so far.
         reads: repeated questions to the source's stores.
         writes: the same of the target's store.
         started_s: when it began, Unix time.
@@ -38,7 +36,6 @@ class RunMetrics:
     target: str
     inputs: int
     tally: Tally
-    asking: Asking
     reads: RetryCount
     writes: RetryCount
     started_s: float = field(default_factory=time.time)
@@ -64,7 +61,7 @@ class RunMetrics:
         rows.add_metric([self.target, "error"], tally.errors)
         yield rows
         requests = Counter("salf_score_request_retries", "Requests made again: server away or busy", labels=["target"])
-        requests.add_metric([self.target], self.asking.repeated)
+        requests.add_metric([self.target], tally.requests_repeated)
         yield requests
         stores = Counter(
             "salf_score_store_retries",

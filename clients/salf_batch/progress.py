@@ -69,12 +69,14 @@ class Tally:
         scored: by this run.
         errors: of them.
         labels: class -> rows of this run.
+        requests_repeated: because the server was away or busy.
     """
 
-    done: int
+    done: int = 0
     scored: int = 0
     errors: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    requests_repeated: int = 0
 
     def add(self, row: Row) -> None:
         """Count a row."""

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from salf_batch.archives import tar_inputs
 from salf_batch.errors import InvalidSourceError, UnreadableInputError
 from salf_batch.lists import csv_inputs, json_lines_inputs, text_inputs
+from salf_batch.spool import Spool
 from salf_batch.stores import Place, RetryCount, place_of
 from salf_batch.tables import parquet_inputs
 
@@ -44,7 +45,7 @@ class Source:
         kind: "pictures", "tar", "parquet", "csv", "jsonl" or "list".
         count: how many inputs it has.
         fingerprint: SHA-256 of all their uris in order, 64 hex digits.
-        again: lists the inputs from the first one on.
+        again: gives the inputs from the first one on.
         retries: repetitions that its stores needed.
     """
 
@@ -57,7 +58,7 @@ class Source:
 
 
 def open_source(name: str, *, column: str | None = None, report: Callable[[int], None] = lambda _count: None) -> Source:
-    """Recognise a source by its ending, and count it.
+    """Recognise a source by its ending, and list it: once, for its inputs are kept on this machine's disk.
 
     Args:
         name: a folder, a picture, a glob, or files ending in .tar, .parquet, .csv, .jsonl or .txt; paths or URLs.
@@ -72,14 +73,15 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
     retries = RetryCount()
     kind, each = _kind(name, column)
 
-    def again() -> Iterator[Input]:
+    def listed() -> Iterator[Input]:
         for file in _files(name, retries, is_folder_of_pictures=kind == "pictures"):
             for uri, load in each(file):
                 yield Input(uri, load)
 
-    digest, count = hashlib.sha256(), 0
+    digest, count, spool = hashlib.sha256(), 0, Spool(retries)
     try:
-        for one in again():
+        for one in listed():
+            spool.add(one)
             digest.update(one.uri.encode("utf-8", "surrogateescape") + b"\0")
             count += 1
             if count % 1000 == 0:
@@ -91,7 +93,7 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
             f"the source {name} holds no pictures; expected a folder or glob of {', '.join(PICTURE_SUFFIXES)}, "
             f"or a .tar, .parquet, .csv, .jsonl or .txt file"
         )
-    return Source(name, kind, count, digest.hexdigest(), again, retries)
+    return Source(name, kind, count, digest.hexdigest(), spool.again, retries)
 
 
 def load_uri(uri: str, *, column: str | None = None, retries: RetryCount | None = None) -> bytes:

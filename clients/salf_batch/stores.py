@@ -27,15 +27,16 @@ class RetryCount:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, store: str, reason: str) -> None:
-        """Count one repetition.
+    def add(self, store: str, reason: str, times: int = 1) -> None:
+        """Count repetitions.
 
         Args:
             store: its scheme, such as "s3".
             reason: an HTTP status, or the name of the error's class.
+            times: how many.
         """
         with self._lock:
-            self._counts[store, reason] += 1
+            self._counts[store, reason] += times
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
@@ -47,6 +48,10 @@ class RetryCount:
     def value(self) -> int:
         """All of them."""
         return sum(self.counts.values())
+
+    def __reduce__(self) -> "tuple[type[RetryCount], tuple[()]]":
+        """Another process counts its own."""
+        return RetryCount, ()
 
 
 class _CutError(Exception):
@@ -68,6 +73,10 @@ class Place:
     path: str
     files: Any = field(repr=False, compare=False)
     retries: RetryCount = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[..., "Place"], tuple[str, str, RetryCount]]:
+        """Another process opens the store itself."""
+        return _opened_again, (self.scheme, self.path, self.retries)
 
     @property
     def is_local(self) -> bool:
@@ -176,6 +185,10 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
     except Exception as error:  # an unknown scheme, or credentials that a store checks when it is opened
         raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {_looked_for(scheme)}") from error
     return Place(scheme, str(path), files, retries or RetryCount())
+
+
+def _opened_again(scheme: str, path: str, retries: RetryCount) -> Place:
+    return place_of(f"{scheme}://" if scheme else "/", retries).at(path)
 
 
 def scheme_of(url: str) -> str:

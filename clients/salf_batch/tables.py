@@ -42,6 +42,10 @@ class _Groups:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
+    def __reduce__(self) -> "tuple[type[_Groups], tuple[Place, str]]":
+        """Another process reads the groups that it needs itself."""
+        return _Groups, (self._table, self._column)
+
     def sizes(self) -> list[int]:
         """Rows of each group; checks the column."""
         with self._opened() as file:

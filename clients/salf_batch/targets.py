@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -73,14 +74,28 @@ def claim(target: Place, wanted: Manifest) -> None:
         InvalidTargetError: it holds something that is no scored store.
         TargetWriteError: it cannot be written.
     """
-    path = target.at(f"{target.path}/{MANIFEST}")
-    if _exists(path):
-        found = read_manifest(target)
+    names = _names(target)
+    for name in names:
+        if name.endswith(_INCOMPLETE):  # what a run was writing when it was killed; this one holds the lock
+            target.asked(partial(target.files.rm_file, f"{target.path}/{name}"))
+    found = begun(target)
+    if found is not None:
         _check_same(target, found, wanted)
         return
-    if any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in _names(target)):
+    if any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in names):
         raise InvalidTargetError(f"{target.uri} is not empty, and no scored store; give a new folder with --out")
+    path = target.at(f"{target.path}/{MANIFEST}")
     write(path, (wanted.model_dump_json(indent=1) + "\n").encode())
+
+
+def begun(target: Place) -> Manifest | None:
+    """What a target holds rows of; None if nothing was scored into it yet.
+
+    Raises:
+        InvalidTargetError: its manifest cannot be read.
+    """
+    path = target.at(f"{target.path}/{MANIFEST}")
+    return read_manifest(target) if _exists(path) else None
 
 
 def read_manifest(target: Place) -> Manifest:
@@ -117,6 +132,19 @@ def parts(target: Place, manifest: Manifest) -> dict[int, Place]:
     return found
 
 
+def part_of(target: Place, manifest: Manifest, shard: int) -> Place | None:
+    """A part, if it is complete.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    part = target.at(f"{target.path}/part-{shard:06d}.parquet")
+    try:
+        return part if _exists(part) and _rows(part) == manifest.rows_of(shard) else None
+    except UnreadableInputError:
+        return None
+
+
 def write_part(target: Place, shard: int, data: bytes) -> None:
     """Add a part.
 
@@ -139,7 +167,8 @@ def write(place: Place, data: bytes) -> None:
             raise TargetWriteError(f"the target cannot be written: {error}") from error
         return
     path = Path(place.path)
-    aside = path.with_name(f"_{path.name.removeprefix('_')}{_INCOMPLETE}")
+    # A name of its own: of two workers of a cluster, one may be taken for dead and still write the same part.
+    aside = path.with_name(f"_{path.name.removeprefix('_')}.{secrets.token_hex(4)}{_INCOMPLETE}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:

@@ -6,24 +6,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from salf_cli.connecting import (
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    TlsName,
+    Token,
+    Urls,
+    UsesTls,
+    connection_of,
+    urls_of,
+)
 from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console
 
 if TYPE_CHECKING:
     from salf_client import Client
 
-Url = Annotated[str, typer.Option("--url", help="host:port of the server's gRPC endpoint.", envvar="SALF_URL")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+ModelVersion = Annotated[
+    int | None, typer.Option(min=1, help="Version that must answer; the newest that is served by default.")
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")]
 
 
 @one_line_failures(command="explain")
 def explain(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
-    url: Url = "localhost:8001",
+    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    model_version: ModelVersion = None,
     top: Annotated[int | None, typer.Option(help="How many concepts to show; 5 by default.")] = None,
     target: Annotated[str | None, typer.Option(help="Class to explain; the predicted one by default.")] = None,
     timeout: Timeout = 30.0,
+    token: Token = None,
+    tls: UsesTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     out: Annotated[Path | None, typer.Option(help="Also draw each explanation as a PNG in this folder.")] = None,
     json: Json = False,
 ) -> None:
@@ -41,7 +61,12 @@ def explain(
     results: list[dict[str, Any]] = []
     taken: set[Path] = set()
     failures = 0
-    with Client(url, model=model, timeout_s=timeout) as client:
+    connection = connection_of(
+        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
+    )
+    with Client(
+        urls_of(url), model=model, model_version=model_version, timeout_s=timeout, connection=connection
+    ) as client:
         for picture in pictures:
             try:
                 results.append(_explained(client, picture, top=top, target=target, out=out, taken=taken, quiet=json))
@@ -58,7 +83,17 @@ def explain(
 
 
 @one_line_failures(command="models")
-def models(url: Url = "localhost:8001", timeout: Timeout = 30.0, json: Json = False) -> None:
+def models(
+    url: Urls = None,
+    timeout: Timeout = 30.0,
+    token: Token = None,
+    tls: UsesTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
+    json: Json = False,
+) -> None:
     """List the models of a server.
 
     Example: salf models --url localhost:8001 --json
@@ -67,7 +102,10 @@ def models(url: Url = "localhost:8001", timeout: Timeout = 30.0, json: Json = Fa
 
     from salf_client import Client
 
-    with Client(url, timeout_s=timeout) as client:
+    connection = connection_of(
+        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
+    )
+    with Client(urls_of(url), timeout_s=timeout, connection=connection) as client:
         served = client.models()
     if json:
         print_json([{**asdict(model), "preparation": model.preparation.model_dump()} for model in served])
@@ -77,7 +115,9 @@ def models(url: Url = "localhost:8001", timeout: Timeout = 30.0, json: Json = Fa
     if served:
         Console().print(models_table(served))
     else:
-        stderr_console().print(f"{url} serves no model that salf exported; add one with `salf export`")
+        stderr_console().print(
+            f"{', '.join(urls_of(url))} serves no model that salf exported; add one with `salf export`"
+        )
 
 
 def _explained(

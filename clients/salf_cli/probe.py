@@ -2,12 +2,26 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salf_cli.connecting import (
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    TlsName,
+    Token,
+    Urls,
+    UsesTls,
+    connection_of,
+    urls_of,
+)
 from salf_cli.explain import Json
 from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, write_aside
+
+if TYPE_CHECKING:
+    from salf_client import Connection
 
 
 @one_line_failures(command="probe")
@@ -19,16 +33,15 @@ def probe(
             show_default=False,
         ),
     ] = None,
-    url: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="host:port of a server; several are probed one by one.",
-            envvar="SALF_URL",
-            show_default="localhost:8001",
-        ),
-    ] = None,
+    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
+    token: Token = None,
+    tls: UsesTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     record: Annotated[
         Path | None, typer.Option(help="Ask, and keep the answer in this file as the right one.", show_default=False)
     ] = None,
@@ -50,16 +63,19 @@ def probe(
     from salf_client.probing import exit_status, metrics_text
     from salf_client.probing import probe as probe_server
 
-    servers = url or ["localhost:8001"]
+    servers = urls_of(url)
     if (known is None) == (record is None):
         raise UsageFailure("say which answer is known: salf probe FILE; or record one: salf probe --record FILE")
     if json and metrics:
         raise UsageFailure("--json and --metrics both want stdout; write the metrics with --metrics-file")
+    connection = connection_of(
+        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
+    )
     if known is None:
         assert record is not None
-        _record(record, picture, servers, model=model, timeout_s=timeout)
+        _record(record, picture, servers, model=model, timeout_s=timeout, connection=connection)
         return
-    results = [probe_server(server, known, model=model, timeout_s=timeout) for server in servers]
+    results = [probe_server(server, known, model=model, timeout_s=timeout, connection=connection) for server in servers]
     if metrics_file is not None:
         write_aside(metrics_file, metrics_text(results))
     if metrics:
@@ -74,13 +90,21 @@ def probe(
     raise typer.Exit(exit_status(results))
 
 
-def _record(path: Path, picture: Path | None, servers: list[str], *, model: str | None, timeout_s: float) -> None:
+def _record(
+    path: Path,
+    picture: Path | None,
+    servers: list[str],
+    *,
+    model: str | None,
+    timeout_s: float,
+    connection: "Connection | None",
+) -> None:
     from salf_client import Client
     from salf_client.probing import record
 
     if len(servers) > 1:
         raise UsageFailure("an answer is recorded of one server; give one --url")
-    with Client(servers[0], model=model, timeout_s=timeout_s) as client:
+    with Client(servers[0], model=model, timeout_s=timeout_s, connection=connection) as client:
         write_aside(path, record(client, None if picture is None else picture.read_bytes()))
         served = client.model()
     typer.echo(f"recorded what {served.name} version {served.version} answers, in {path}")

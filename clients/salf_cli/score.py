@@ -3,12 +3,24 @@
 import os
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salf_cli.explain import Json, Timeout
+from salf_cli.connecting import (
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    TlsName,
+    Token,
+    Urls,
+    UsesTls,
+    connection_of,
+    urls_of,
+)
+from salf_cli.explain import Json, ModelVersion, Timeout
 from salf_cli.failures import one_line_failures, print_json, stderr_console
 
 if TYPE_CHECKING:
@@ -21,6 +33,23 @@ if TYPE_CHECKING:
 _SHOWN_EVERY_S = 0.1
 
 
+_ENGINE = "Engine"
+
+
+class OnChange(StrEnum):
+    """What a run does when the server begins to answer with another version."""
+
+    STOP = "stop"
+    PIN = "pin"
+
+
+class Engine(StrEnum):
+    """What runs the pipeline."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 @one_line_failures(command="score", extra="batch")
 def score(
     source: Annotated[
@@ -31,13 +60,12 @@ def score(
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the rows, here or in an object store.", show_default=False)],
-    url: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="host:port of a server; several share the work.", envvar="SALF_URL", show_default="localhost:8001"
-        ),
-    ] = None,
+    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    model_version: ModelVersion = None,
+    if_model_changes: Annotated[
+        OnChange, typer.Option(help="Stop, or go on with the version that the target was begun with.")
+    ] = OnChange.STOP,
     column: Annotated[str | None, typer.Option(help="Column of a table's pictures or a manifest's paths.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Concepts in a row at most; 5 by default.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Keep the concepts' maps too, as half floats.")] = False,
@@ -45,8 +73,42 @@ def score(
     in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     read_ahead: Annotated[int, typer.Option(min=1, help="Pictures read ahead; bounds the memory.")] = 64,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
+    token: Token = None,
+    tls: UsesTls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     timeout: Timeout = 30.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is away.")] = 60.0,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Model repository: compute here, without a server.", rich_help_panel=_ENGINE),
+    ] = None,
+    model_threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores that compute with it, in each process.", rich_help_panel=_ENGINE)
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="This process, or the machines of a Ray cluster.", rich_help_panel=_ENGINE)
+    ] = Engine.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port of the cluster's head, or auto; a cluster of this machine by default.",
+            envvar="RAY_ADDRESS",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on the cluster; all it has room for by default.", rich_help_panel=_ENGINE),
+    ] = None,
+    worker_cpus: Annotated[
+        float, typer.Option(min=0.01, help="Cores set aside for each.", rich_help_panel=_ENGINE)
+    ] = 1.0,
+    failing_shards: Annotated[
+        int, typer.Option(min=0, help="Files that may fail before a run on Ray stops.", rich_help_panel=_ENGINE)
+    ] = 0,
     metrics_file: Annotated[
         Path | None, typer.Option(help="Prometheus metrics for the node exporter's textfile collector; .prom.")
     ] = None,
@@ -65,8 +127,14 @@ def score(
     from salf_batch import score as score_store
 
     settings = Settings(
-        url=url or "localhost:8001",
+        url=urls_of(url),
+        connection=connection_of(
+            token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
+        ),
+        repository=None if repository is None else str(repository.absolute()),
         model=model,
+        model_version=model_version,
+        if_model_changes=if_model_changes.value,
         column=column,
         top=top,
         maps=maps,
@@ -76,6 +144,12 @@ def score(
         sends_encoded=encoded,
         timeout_s=timeout,
         patience_s=patience,
+        model_threads=model_threads,
+        engine=engine.value,
+        ray_address=ray_address,
+        workers=workers,
+        worker_cpus=worker_cpus,
+        failing_shards=failing_shards,
         metrics_file=metrics_file,
         metrics_port=metrics_port,
     )

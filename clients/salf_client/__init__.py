@@ -45,6 +45,7 @@ from salf_client.errors import (
     UnauthenticatedError,
     UnknownClassError,
     UnknownConceptError,
+    VersionNotServedError,
 )
 from salf_client.explanation import ConceptEvidence, Explanation
 from salf_client.findings import (
@@ -64,7 +65,7 @@ from salf_client.probing import ProbeResult, probe
 from salf_client.retrying import Retry
 from salf_client.storing import from_arrow, to_arrow
 from salf_client.streaming import Outcome
-from salf_client.transport import AsyncTransport, IndexEntry, ModelConfig, ServerMetadata, Transport
+from salf_client.transport import AsyncTransport, IndexEntry, ModelConfig, Pin, ServerMetadata, Transport
 
 __all__ = [
     "DEFAULT_TOP",
@@ -105,6 +106,7 @@ __all__ = [
     "NotComparableError",
     "Observer",
     "Outcome",
+    "Pin",
     "Place",
     "PlotUnavailableError",
     "ProbeResult",
@@ -126,6 +128,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnknownClassError",
     "UnknownConceptError",
+    "VersionNotServedError",
     "WhatIf",
     "from_arrow",
     "probe",

@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 
 from salf_client.answers import answered_contract_id
 from salf_client.balancing import Endpoint
-from salf_client.errors import ClientError, ContractMismatchError, InvalidRequestError, ModelNotFoundError
+from salf_client.errors import (
+    ClientError,
+    ContractMismatchError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ServerNotReadyError,
+    VersionNotServedError,
+)
 from salf_client.models import ServedModel, find_model
 from salf_client.session import Ask, Session
 from salf_client.steps import Steps, paused, worked
-from salf_client.transport import AnyTransport, IndexEntry, ModelConfig, Tensors
+from salf_client.transport import AnyTransport, IndexEntry, ModelConfig, Pin, Tensors
 from salf_contract import Metadata
 
 T = TypeVar("T")
@@ -35,6 +42,7 @@ class Request(Generic[T]):
         suits: whether the request means the same to the version that this document describes.
         read: makes the answer of (tensors, document, latency_ms).
         refused: what a refusal of these tensors means; by default what the server says.
+        version_parameter: of a model that asks the explain model in its turn: carries the version that is pinned.
     """
 
     model: str
@@ -43,6 +51,7 @@ class Request(Generic[T]):
     suits: Callable[[Metadata], bool]
     read: Callable[[Tensors, Metadata, float], T]
     refused: Callable[[InvalidRequestError], ClientError] = lambda error: error
+    version_parameter: str | None = None
 
 
 #: Prepares a request for what is served; may read and decode pictures.
@@ -101,7 +110,9 @@ def look_up(session: Session, ask: Ask, *, prefer: Endpoint | None = None) -> St
         prefer: the endpoint to ask first.
     """
     earlier = session.served
-    fresh = yield from of_one_endpoint(session, ask, lambda asks: find_model(asks, session.model), prefer=prefer)
+    fresh = yield from of_one_endpoint(
+        session, ask, lambda asks: find_model(asks, session.model, version=session.version), prefer=prefer
+    )
     if earlier is not None and earlier.name == fresh.name:
         fresh = fresh.knowing(earlier)
     session.served = fresh
@@ -150,7 +161,9 @@ def answered(session: Session, ask: Ask, question: Question[T], *, is_light: boo
     served = session.served or (yield from look_up(session, ask))
     try:
         answer = yield from _once(session, ask, served, question, is_light=is_light)
-    except (InvalidRequestError, ModelNotFoundError):
+    except (InvalidRequestError, ModelNotFoundError, ServerNotReadyError) as error:
+        if session.version is None and isinstance(error, ServerNotReadyError):
+            raise
         # The server may have changed: a new version wants another input size, or the model is gone and the
         # look-up says what there is instead. Ask again if there is something new, and only then.
         fresh = yield from look_up(session, ask, prefer=ask.last)
@@ -182,10 +195,14 @@ def _once(
     begun_s = time.perf_counter()
     request = question(served) if is_light else (yield from worked(lambda: question(served)))
 
+    # What is not needed is left out: transports of users may know neither.
+    extra: dict[str, Any] = {}
+    if session.version is not None:
+        extra["pin"] = Pin(session.version, request.version_parameter)
+
     def send(transport: AnyTransport, timeout_s: float, headers: Mapping[str, str] | None) -> Any:
-        if headers is None:
-            return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s)
-        return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s, headers=headers)
+        more = extra if headers is None else {**extra, "headers": headers}
+        return transport.infer(request.model, request.inputs, request.outputs, timeout_s=timeout_s, **more)
 
     started_s = time.perf_counter()
     ask.watched.took("prepare", started_s - begun_s)
@@ -197,6 +214,12 @@ def _once(
     ask.watched.took("infer", answered_s - started_s)
     document = served.current
     contract_id = answered_contract_id(tensors)
+    if contract_id != document.contract_id and session.version is not None:
+        raise VersionNotServedError(
+            f"{endpoint.address} was asked for '{served.name}' version {session.version} (contract "
+            f"{document.contract_id}), but answered by contract {contract_id}; update that server's salf, or see "
+            f"whether servers with different models share this address"
+        )
     if contract_id != document.contract_id:
         document = yield from _document_of(contract_id, session, ask, served, endpoint=endpoint)
         if not request.suits(document):

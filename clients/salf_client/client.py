@@ -26,6 +26,7 @@ class Client:
         url: `host:port` of Triton's gRPC endpoint or of the front before it, or several of them that serve the same
             model. Connecting waits for the first call.
         model: name of the model to ask; None asks the only one that the server has.
+        model_version: pins the version that answers, for a server that keeps several loaded; None takes its newest.
         timeout_s: limit for each call of a method, all its steps and retries together.
         connection: encryption, token, sizes, compression, shared memory.
         retry: how often requests are repeated; `Retry(attempts=1)` never does.
@@ -48,6 +49,7 @@ class Client:
         url: str | Sequence[str] = "localhost:8001",
         *,
         model: str | None = None,
+        model_version: int | None = None,
         timeout_s: float = 30.0,
         connection: Connection | None = None,
         retry: Retry | None = None,
@@ -56,7 +58,9 @@ class Client:
         transport: Transport | Sequence[Transport] | None = None,
     ) -> None:
         self._transports: Sequence[Transport] = _listed(transport, url, partial(_grpc_transport, connection=connection))
-        self._session = _session(self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded)
+        self._session = _session(
+            self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded, version=model_version
+        )
 
     explain = blocking(calls.explain)
     concept_maps = blocking(calls.concept_maps)
@@ -121,6 +125,7 @@ class AsyncClient:
         url: str | Sequence[str] = "localhost:8001",
         *,
         model: str | None = None,
+        model_version: int | None = None,
         timeout_s: float = 30.0,
         connection: Connection | None = None,
         retry: Retry | None = None,
@@ -130,7 +135,9 @@ class AsyncClient:
     ) -> None:
         make = partial(_async_grpc_transport, connection=connection)
         self._transports: Sequence[AsyncTransport] = _listed(transport, url, make)
-        self._session = _session(self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded)
+        self._session = _session(
+            self._transports, model, timeout_s, retry, observers, sends_encoded=sends_encoded, version=model_version
+        )
 
     explain = awaiting(calls.explain)
     concept_maps = awaiting(calls.concept_maps)
@@ -189,6 +196,7 @@ def _session(
     observers: Sequence[Observer],
     *,
     sends_encoded: bool,
+    version: int | None,
 ) -> Session:
     observer = None if not observers else observers[0] if len(observers) == 1 else Several(*observers)
     return Session(
@@ -198,6 +206,7 @@ def _session(
         retry=retry or Retry(),
         observer=observer,
         sends_encoded=sends_encoded,
+        version=version,
     )
 
 

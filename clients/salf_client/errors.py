@@ -13,6 +13,7 @@ ClientError
 ├── ServerFailedError             the server answered with an error of its own
 ├── SharedMemoryUnavailableError  the server does not take pictures through shared memory
 ├── ModelNotFoundError            no such model, or no model that salf exported
+│   ├── VersionNotServedError     the model is served, but not in the version that the client is pinned to
 │   └── CompanionNotFoundError    the model is served, but not the graph beside it that answers this question
 ├── ModelNotChosenError           several models are served and none was named
 ├── InvalidRequestError           the server refused the request's tensors
@@ -85,6 +86,10 @@ class SharedMemoryUnavailableError(ClientError):
 
 class ModelNotFoundError(ClientError):
     """The server has no such model, or none that salf exported."""
+
+
+class VersionNotServedError(ModelNotFoundError):
+    """The model is served, but not in the version that the client is pinned to."""
 
 
 class CompanionNotFoundError(ModelNotFoundError):

@@ -18,7 +18,15 @@ from salf_client.explanation import Explanation
 from salf_client.models import ServedModel
 from salf_client.pictures import Source
 from salf_client.transport import Tensors
-from salf_contract import ENCODED_INPUT, ENCODED_MODEL, ENCODED_OUTPUTS, IMAGE_INPUT, PREDICTED_CLASS, Metadata
+from salf_contract import (
+    ENCODED_INPUT,
+    ENCODED_MODEL,
+    ENCODED_OUTPUTS,
+    EXPLAIN_VERSION_PARAMETER,
+    IMAGE_INPUT,
+    PREDICTED_CLASS,
+    Metadata,
+)
 
 #: How the encoded endpoint's codes for bad pictures begin.
 _PICTURE_REFUSED = "PICTURE_"
@@ -114,4 +122,4 @@ def _encoded_request(
         return InvalidPictureError(f"{source.name}: {error}") if _PICTURE_REFUSED in str(error) else error
 
     inputs: Mapping[str, NDArray[Any]] = {ENCODED_INPUT.name: content, "target": target_tensor(asked)}
-    return Request(model, inputs, _ENCODED_TENSORS, suits, read, refused)
+    return Request(model, inputs, _ENCODED_TENSORS, suits, read, refused, EXPLAIN_VERSION_PARAMETER)

@@ -20,7 +20,7 @@ from salf_client.rpcs import (
     typed_error,
 )
 from salf_client.steps import run_async
-from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tensors
+from salf_client.transport import IndexEntry, ModelConfig, Pin, ServerMetadata, Tensors
 
 T = TypeVar("T")
 
@@ -43,9 +43,10 @@ class AsyncGrpcTransport(GrpcEndpoint):
         *,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
+        pin: Pin | None = None,
     ) -> Tensors:
         """One ModelInfer call; see `Transport.infer`."""
-        return await run_async(self._infer(model, inputs, outputs, timeout_s, headers))
+        return await run_async(self._infer(model, inputs, outputs, timeout_s, headers, pin))
 
     async def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
         """One ModelConfig call; see `Transport.model_config`."""

@@ -12,7 +12,7 @@ from salf_client.errors import ClientError, ModelNotFoundError, ServerNotReadyEr
 from salf_client.rpcs import COMPRESSION, Rpc, infer_rpc, ready_rpc, register_rpc, unregister_rpc
 from salf_client.shared_memory import Region, SharedPictures
 from salf_client.steps import Steps, sent
-from salf_client.transport import Tensors
+from salf_client.transport import Pin, Tensors
 
 T = TypeVar("T")
 #: For letting a server forget shared memory, which no answer depends on.
@@ -55,9 +55,11 @@ class GrpcEndpoint:
         outputs: Sequence[str],
         timeout_s: float,
         headers: Mapping[str, str] | None,
+        pin: Pin | None,
     ) -> Steps[Tensors]:
         if self._shared is None:
-            rpc = infer_rpc(model, messages.infer_request(model, inputs, outputs), outputs, reader=self._reader)
+            message = messages.infer_request(model, inputs, outputs, pin=pin)
+            rpc = infer_rpc(model, message, outputs, reader=self._reader)
             return (yield from sent(lambda: self._call(rpc, timeout_s, headers)))
         deadline = Deadline.after(timeout_s)
         yield from self._forgotten(self._shared, self._shared.retired())
@@ -68,7 +70,8 @@ class GrpcEndpoint:
                     if not region.registered:
                         yield from sent(lambda: self._call(register_rpc(region), deadline.remaining_s()))
                         region.registered = True
-                    rpc = infer_rpc(model, region.request(model, inputs, outputs), outputs, reader=self._reader)
+                    message = region.request(model, inputs, outputs, pin=pin)
+                    rpc = infer_rpc(model, message, outputs, reader=self._reader)
                     return (yield from sent(lambda: self._call(rpc, deadline.remaining_s(), headers)))  # noqa: B023
                 except SharedMemoryUnavailableError:
                     if not was_registered:

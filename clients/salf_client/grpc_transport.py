@@ -19,7 +19,7 @@ from salf_client.rpcs import (
     typed_error,
 )
 from salf_client.steps import run
-from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tensors
+from salf_client.transport import IndexEntry, ModelConfig, Pin, ServerMetadata, Tensors
 
 T = TypeVar("T")
 
@@ -44,9 +44,10 @@ class GrpcTransport(GrpcEndpoint):
         *,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
+        pin: Pin | None = None,
     ) -> Tensors:
         """One ModelInfer call; see `Transport.infer`."""
-        return run(self._infer(model, inputs, outputs, timeout_s, headers))
+        return run(self._infer(model, inputs, outputs, timeout_s, headers, pin))
 
     def model_config(self, model: str, *, timeout_s: float) -> ModelConfig:
         """One ModelConfig call; see `Transport.model_config`."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from salf_client.errors import ContractMismatchError
-from salf_client.transport import IndexEntry, ModelConfig, ServerMetadata, Tensors
+from salf_client.transport import IndexEntry, ModelConfig, Pin, ServerMetadata, Tensors
 
 SERVICE = "/inference.GRPCInferenceService/"
 #: Of `raw_input_contents` in ModelInferRequest: number 7, length-delimited.
@@ -43,16 +43,19 @@ _NUMPY_TYPES = {
 }
 
 
-def infer_request(model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
+def infer_request(
+    model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], *, pin: Pin | None = None
+) -> bytes:
     """A serialised ModelInferRequest.
 
     Args:
         model: name of the model.
         inputs: tensor name -> array; object arrays of bytes become BYTES.
         outputs: names of the tensors wanted.
+        pin: the version that shall answer; None leaves it to the server.
     """
     heads = tuple((name, array.dtype, array.shape) for name, array in inputs.items())
-    parts: list[bytes | memoryview] = [_skeleton(model, heads, tuple(outputs))]
+    parts: list[bytes | memoryview] = [_skeleton(model, heads, tuple(outputs), pin)]
     for array in inputs.values():
         # Joining copies a contiguous array as it is; every further copy of a picture would be felt.
         raw = array.data if array.dtype != object and array.flags.c_contiguous else raw_tensor(array)
@@ -69,13 +72,20 @@ def raw_tensor(array: NDArray[Any]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _skeleton(
-    model: str, heads: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...], outputs: tuple[str, ...]
+    model: str,
+    heads: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+    outputs: tuple[str, ...],
+    pin: Pin | None,
 ) -> bytes:
-    return bytes(request_message(model, heads, outputs).SerializeToString())
+    return bytes(request_message(model, heads, outputs, pin=pin).SerializeToString())
 
 
 def request_message(
-    model: str, heads: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]], outputs: Sequence[str]
+    model: str,
+    heads: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
+    outputs: Sequence[str],
+    *,
+    pin: Pin | None = None,
 ) -> service_pb2.ModelInferRequest:
     """A ModelInferRequest without its raw tensors.
 
@@ -83,8 +93,13 @@ def request_message(
         model: name of the model.
         heads: (name, type, shape) of each input.
         outputs: names of the tensors wanted.
+        pin: the version that shall answer; None leaves it to the server.
     """
     request = service_pb2.ModelInferRequest(model_name=model)
+    if pin is not None and pin.parameter is None:
+        request.model_version = str(pin.version)
+    elif pin is not None:
+        request.parameters[pin.parameter].int64_param = pin.version
     for name, kind, shape in heads:
         request.inputs.add(name=name, datatype=_DATATYPES[kind], shape=shape)
     for name in outputs:

@@ -10,6 +10,7 @@ from salf_client.errors import (
     ModelNotChosenError,
     ModelNotFoundError,
     ServerNotReadyError,
+    VersionNotServedError,
 )
 from salf_client.steps import Steps
 from salf_client.transport import IndexEntry, ModelConfig
@@ -136,14 +137,16 @@ class Asks(Protocol):
         ...
 
 
-def find_model(asks: Asks, name: str | None) -> Steps[ServedModel]:
+def find_model(asks: Asks, name: str | None, *, version: int | None = None) -> Steps[ServedModel]:
     """Look a model up on the server.
 
     Args:
         asks: sends requests.
         name: of the model; None takes the only one there is.
+        version: that requests are prepared for; None takes the newest.
 
     Raises:
+        VersionNotServedError: this version of it is not ready.
         ModelNotFoundError: no such model, or none that salf exported.
         ModelNotChosenError: several models and no name.
         ServerNotReadyError: the model exists, but no version of it is ready.
@@ -151,7 +154,7 @@ def find_model(asks: Asks, name: str | None) -> Steps[ServedModel]:
     """
     index = yield from asks.index()
     if name is None:
-        return (yield from _only_model(asks, index))
+        return _pinned((yield from _only_model(asks, index)), version, asks.address)
     entries = [entry for entry in index if entry.model == name]
     if not entries:
         models = yield from find_models(asks, index)
@@ -166,7 +169,7 @@ def find_model(asks: Asks, name: str | None) -> Steps[ServedModel]:
     if not _is_explain_model(config):
         models = yield from find_models(asks, index)
         raise ModelNotFoundError(f"'{name}' at {asks.address} is no salf explain model; {_names_of(models)}")
-    return _served_model(config, index)
+    return _pinned(_served_model(config, index), version, asks.address)
 
 
 def find_models(asks: Asks, index: Iterable[IndexEntry] | None = None) -> Steps[tuple[ServedModel, ...]]:
@@ -229,6 +232,19 @@ def _served_model(config: ModelConfig, index: Iterable[IndexEntry]) -> ServedMod
         current=documents[described[-1]],
         neighbours=frozenset(entry.model for entry in entries),
     )
+
+
+def _pinned(served: ServedModel, version: int | None, address: str) -> ServedModel:
+    """The same model, with requests prepared for one version."""
+    if version is None:
+        return served
+    found = [one for one in served.documents.values() if one.version == version and version in served.versions]
+    if not found:
+        raise VersionNotServedError(
+            f"{address} serves '{served.name}' version {', '.join(map(str, served.versions))}, but not version "
+            f"{version}, which was asked for; let it serve both, or ask for one of those"
+        )
+    return served.answered_by(found[0])
 
 
 def _names_of(models: Iterable[ServedModel]) -> str:

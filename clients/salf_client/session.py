@@ -44,6 +44,7 @@ class Session:
         retry: how requests are repeated.
         observer: hears of each call.
         sends_encoded: whether JPEG, PNG and WebP bytes go to the server as they are, where it takes them.
+        version: of the model that must answer; None takes whichever the server answers with.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class Session:
         retry: Retry,
         observer: Observer | None = None,
         sends_encoded: bool = True,
+        version: int | None = None,
     ) -> None:
+        if version is not None and version < 1:
+            raise ValueError(f"model_version must be 1 or more, but it is {version}")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be positive, but it is {timeout_s}")
         self.balancer = Balancer(transports)
@@ -65,6 +69,7 @@ class Session:
         self.budget = Budget(retry)
         self.observer = observer
         self.sends_encoded = sends_encoded
+        self.version = version
         self.served: ServedModel | None = None
         self.rules: dict[tuple[str, int], Rule] = {}
 

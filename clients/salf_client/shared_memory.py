@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from salf_client import messages
 from salf_client.errors import SharedMemoryUnavailableError
+from salf_client.transport import Pin
 
 #: Tensors of fewer bytes travel with the request: the detour costs more than it saves.
 _LEAST_BYTES = 4096
@@ -44,10 +45,12 @@ class Region:
                 f"or leave Connection(shared_memory=True) away"
             ) from error
 
-    def request(self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
+    def request(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], *, pin: Pin | None = None
+    ) -> bytes:
         """Write the large tensors here, and serialise a ModelInferRequest that points to them."""
         heads = [(name, array.dtype, array.shape) for name, array in inputs.items()]
-        message = messages.request_message(model, heads, outputs)
+        message = messages.request_message(model, heads, outputs, pin=pin)
         offset = 0
         for tensor, array in zip(message.inputs, inputs.values(), strict=True):
             if not _is_large(array):

@@ -42,6 +42,20 @@ class ServerMetadata:
     version: str
 
 
+@dataclass(frozen=True)
+class Pin:
+    """The version of a model that shall answer a request.
+
+    Attributes:
+        version: its number.
+        parameter: name of the request's parameter that carries it to a model in front of the one meant; None says it by
+            KServe's `model_version`.
+    """
+
+    version: int
+    parameter: str | None = None
+
+
 class Transport(Protocol):
     """One server, reachable by some means."""
 
@@ -58,15 +72,17 @@ class Transport(Protocol):
         *,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
+        pin: Pin | None = None,
     ) -> Tensors:
         """Run one inference.
 
         Args:
-            model: name of the model; its newest served version answers.
+            model: name of the model; its newest served version answers unless `pin` says another.
             inputs: tensor name -> array [1, ...].
             outputs: names of the tensors wanted; the server sends no others.
             timeout_s: seconds until DeadlineExceededError.
-            headers: for this call alone, such as a trace's id; None sends none.
+            headers: for this call alone, such as a trace's id; None sends none, and is left out.
+            pin: the version that shall answer; None leaves it to the server, and is left out.
 
         Returns:
             tensor name -> array [1, ...], one for each of `outputs`.
@@ -114,6 +130,7 @@ class AsyncTransport(Protocol):
         *,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
+        pin: Pin | None = None,
     ) -> Tensors:
         """Run one inference."""
         ...

@@ -34,6 +34,8 @@ class Refusal(StrEnum):
     REQUEST_CANCELLED = "REQUEST_CANCELLED"
     #: The explain model is not loaded, does not answer, or changes its version at this moment.
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    #: The version of the explain model that the request is pinned to is not served, or not by this endpoint.
+    VERSION_NOT_SERVED = "VERSION_NOT_SERVED"
     #: A fault of the server's own.
     SERVER_FAULT = "SERVER_FAULT"
 

@@ -25,6 +25,9 @@ FROM_FEATURES_MODEL = "{name}_from_features"
 WHAT_IF_MODEL = "{name}_what_if"
 #: Takes JPEG, PNG or WebP bytes instead of pixels, and answers like NAME.
 ENCODED_MODEL = "{name}_encoded"
+#: Request parameter (a whole number) by which the encoded model is told which version of NAME to ask: it has a version
+#: of its own, so KServe's `model_version` would say something else.
+EXPLAIN_VERSION_PARAMETER = "salf_explain_version"
 #: Request id of a server's own probes, which are no traffic: what models say to them is not counted.
 PROBE_REQUEST_ID = "salf-probe"
 #: How many edits one what-if question takes.

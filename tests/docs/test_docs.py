@@ -40,6 +40,11 @@ NOT_RUN = {
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
     ("docs/service-developer.md", "pip install fastapi python-multipart uvicorn", "serves until it is stopped"),
+    (
+        "docs/data-team.md",
+        "salf score s3://bucket/photos --out s3://bucket/scored --engine ray --ray-address head:6379 \\",
+        "needs a cluster",
+    ),
     ("docs/operator.md", "pip install '.[serve]'", "installs packages"),
     (
         "docs/service-developer.md",

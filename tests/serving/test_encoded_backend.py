@@ -158,14 +158,14 @@ def load(triton, tmp_path, monkeypatch):
         model.finalize()
 
 
-def request(*files, cancelled=False, name="id"):
+def request(*files, cancelled=False, name="id", parameters=""):
     inputs = {
         "encoded": Tensor("encoded", np.array([[file] for file in files], dtype=np.object_)),
         "target": Tensor("target", np.full((len(files), 1), -1, np.int32)),
     }
     return SimpleNamespace(
         inputs=inputs, requested_output_names=lambda: ["logits", "crop_box"], is_cancelled=lambda: cancelled,
-        request_id=lambda: name, trace=lambda: None,
+        request_id=lambda: name, trace=lambda: None, parameters=lambda: parameters,
     )  # fmt: skip
 
 
@@ -232,6 +232,50 @@ def test_an_unknown_document_and_a_missing_model_are_unavailable(load, triton):
     for response in (unknown, gone, full):
         assert response.error().code() == TritonError.UNAVAILABLE
         assert response.error().message().startswith("MODEL_UNAVAILABLE: ")
+
+
+def test_a_pinned_version_is_prepared_and_asked_on_its_own(load, triton, tmp_path):
+    other = document(2, crop_fraction=0.5)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/metadata.json").write_text(other.to_json())
+    asked = []
+
+    def explain(inputs):
+        version = triton.asked[-1]["model_version"]
+        asked.append((version, len(inputs["image"])))
+        return answer(other if version == 2 else document(), len(inputs["image"]))
+
+    triton.explain = explain
+    pin = json.dumps({"salf_explain_version": 2})
+    responses = load().execute([request(png()), request(png(16, 8), parameters=pin), request(png())])
+    assert not any(response.has_error() for response in responses)
+    assert asked == [(-1, 2), (2, 1)]
+    assert [response.outputs["crop_box"][0].tolist() for response in responses] == [
+        [0, 0, 12, 8], [5, 2, 11, 6], [0, 0, 12, 8],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said", "code"),
+    [
+        ({"salf_explain_version": 9}, "VERSION_NOT_SERVED: model scenes version 9", TritonError.NOT_FOUND),
+        ({"salf_explain_version": 0}, "REQUEST_INVALID: parameter salf_explain_version", TritonError.INVALID_ARG),
+        ({"salf_explain_version": True}, "REQUEST_INVALID: parameter salf_explain_version", TritonError.INVALID_ARG),
+        ({"salf_explain_version": "two"}, "REQUEST_INVALID: parameter salf_explain_version", TritonError.INVALID_ARG),
+    ],
+)
+def test_a_version_that_cannot_be_asked_has_its_own_error(load, triton, parameters, said, code):
+    triton.explain = lambda inputs: answer(document(), len(inputs["image"]))
+    bad, good = load().execute([request(png(), parameters=json.dumps(parameters)), request(png())])
+    assert bad.error().message().startswith(said)
+    assert bad.error().code() == code
+    assert not good.has_error()
+
+
+def test_a_pinned_version_that_was_unloaded_is_not_served(load, triton):
+    triton.explain = lambda _inputs: Response([], TritonError("not at ready state", TritonError.UNAVAILABLE))
+    (bad,) = load().execute([request(png(), parameters=json.dumps({"salf_explain_version": "1"}))])
+    assert bad.error().message().startswith("VERSION_NOT_SERVED: model scenes version 1 cannot be asked (not at ready")
 
 
 def test_series_of_concepts_are_bounded(load, triton):

@@ -25,6 +25,7 @@ from salf_contract import (
     ENCODED_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
+    EXPLAIN_VERSION_PARAMETER,
     IMAGE_INPUT,
     WHAT_IF_INPUTS,
     WHAT_IF_MODEL,
@@ -71,6 +72,7 @@ class MockServer:
     Attributes:
         address: host:port for clients.
         model: what answers; set another one to load another version.
+        older: other versions of it that stay loaded, for clients that are pinned to one.
         roles: which graphs are served.
         calls: name of the RPC -> how often it was called.
         delay_s: seconds that each inference takes longer.
@@ -79,6 +81,7 @@ class MockServer:
 
     address: str
     model: MockModel
+    older: Sequence[MockModel] = ()
     roles: Sequence[str] = ROLES
     calls: Counter[str] = field(default_factory=Counter)
     delay_s: float = 0.0
@@ -102,6 +105,10 @@ class MockServer:
         with self._lock:
             self.calls[method] += 1
             return self._failures.popleft() if method == "ModelInfer" and self._failures else None
+
+    def versions(self) -> dict[int, MockModel]:
+        """Each version that is loaded, rising."""
+        return {one.metadata.version: one for one in (*self.older, self.model)}
 
     def served(self) -> dict[str, _Role]:
         """Name of each served model -> what it is."""
@@ -135,7 +142,8 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         state = "READY" if self._server.ready else "LOADING"
         response = service_pb2.RepositoryIndexResponse()
         for name in self._server.served():
-            response.models.add(name=name, version=str(self._server.model.metadata.version), state=state)
+            for version in self._server.versions():
+                response.models.add(name=name, version=str(version), state=state)
         return response
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -143,13 +151,13 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         served = self._server.served()
         if request.name not in served:
             _unknown(request.name, context)
-        document = self._server.model.metadata
         response = service_pb2.ModelConfigResponse()
         response.config.name, response.config.backend = request.name, "mock"
         for spec in served[request.name].outputs:
             response.config.output.add(name=spec.name)
         parameters = response.config.parameters
-        parameters[metadata_parameter(document.version)].string_value = document.to_json()
+        for version, model in self._server.versions().items():
+            parameters[metadata_parameter(version)].string_value = model.metadata.to_json()
         # As in config.pbtxt: which of the graphs it is.
         role = next(role for role, (_, found) in _ROLES.items() if found is served[request.name])
         parameters["salf_role"].string_value = role
@@ -168,6 +176,13 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
             # Triton's words for a model that is known, and not loaded.
             said = f"Request for unknown model: '{request.model_name}' has no available versions"
             context.abort(grpc.StatusCode.UNAVAILABLE, said)
+        pinned = request.model_version or request.parameters[EXPLAIN_VERSION_PARAMETER].int64_param
+        if pinned:
+            versions = self._server.versions()
+            if int(pinned) not in versions:
+                said = f"Request for unknown model: '{request.model_name}' version {pinned} is not found"
+                context.abort(grpc.StatusCode.NOT_FOUND, said)
+            model = versions[int(pinned)]
         role = served[request.model_name]
         inputs = _read_inputs(request, role.inputs, model, context)
         try:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from encoded_endpoint.asks import Ask, Pictures, prepare_pictures
+from encoded_endpoint.asks import Ask, Pictures, pinned_version, prepare_pictures
 from encoded_endpoint.explain_model import OBSERVED, ExplainModel
 from encoded_endpoint.memory import keep_memory_small
 from encoded_endpoint.observations import Observations
@@ -32,6 +32,7 @@ from salf_contract import ENCODED_INPUT, ENCODED_OUTPUTS, PROBE_REQUEST_ID, Meta
 _STATUS = {
     Refusal.REQUEST_CANCELLED: "CANCELLED",
     Refusal.MODEL_UNAVAILABLE: "UNAVAILABLE",
+    Refusal.VERSION_NOT_SERVED: "NOT_FOUND",
     Refusal.SERVER_FAULT: "INTERNAL",
 }
 _OUTPUT_NAMES = tuple(spec.name for spec in ENCODED_OUTPUTS)
@@ -89,9 +90,11 @@ class TritonPythonModel:
         # when whole batches wait for a decoder.
         if sum(len(ask.encoded) for ask in asks) >= self.full_batch:
             asks = self._still_wanted(asks, responses)
-        # A second time only if the explain model changed its version, and with it the preparation, in between.
-        while asks:
-            asks = self._answer(asks, responses)
+        for version in {ask.version: None for ask in asks}:
+            left = [ask for ask in asks if ask.version == version]
+            # A second time only if the explain model changed its version, and with it the preparation, in between.
+            while left:
+                left = self._answer(left, responses)
         total_s = time.perf_counter() - started_s
         counted = sum(request.request_id() != PROBE_REQUEST_ID for request in requests)
         self.observations.took("total", self.explain_model.document.version, *[total_s] * counted)
@@ -115,6 +118,7 @@ class TritonPythonModel:
             encoded=tuple(bytes(data) for data in encoded[:, 0]),
             target=target,
             outputs=tuple(name for name in _OUTPUT_NAMES if name in wanted),
+            version=pinned_version(request.parameters()),
             request=request,
         )
 
@@ -129,8 +133,17 @@ class TritonPythonModel:
         return wanted
 
     def _answer(self, asks: Sequence[Ask], responses: list[Any]) -> list[Ask]:
-        """Decode and explain; returns what has to be done again, since the explain model changed meanwhile."""
-        document = self.explain_model.document
+        """Decode and explain what is pinned to one version, or to none.
+
+        Returns:
+            What has to be done again, since the explain model changed meanwhile.
+        """
+        try:
+            document = self.explain_model.described(asks[0].version)
+        except PictureRefusedError as error:
+            for ask in asks:
+                responses[ask.index] = self._refuse(error)
+            return []
         pictures: list[Pictures] = []
         for ask in asks:
             started_s = time.perf_counter()

@@ -1,5 +1,6 @@
 """From a request to pixels at the model's size."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salf_contract import (
+    EXPLAIN_VERSION_PARAMETER,
     PROBE_REQUEST_ID,
     PictureError,
     PictureLimits,
     PictureRefusedError,
     Preparation,
     Prepared,
+    Refusal,
     broken_picture,
     open_within,
     prepare,
@@ -28,6 +31,7 @@ class Ask:
         encoded: B files.
         target: INT32 [B,1], the classes asked for.
         outputs: names of what it wants.
+        version: of the explain model that must answer; None takes its newest.
         request: Triton's own, for its id and its trace.
     """
 
@@ -35,6 +39,7 @@ class Ask:
     encoded: tuple[bytes, ...]
     target: NDArray[np.int32]
     outputs: tuple[str, ...]
+    version: int | None
     request: Any
 
     @property
@@ -58,6 +63,28 @@ class Pictures:
     pixels: NDArray[np.uint8]
     source_size: NDArray[np.int32]
     crop_box: NDArray[np.float32]
+
+
+def pinned_version(parameters: str) -> int | None:
+    """The version of the explain model that a request names.
+
+    Args:
+        parameters: the request's, as JSON; "" if there are none.
+
+    Raises:
+        PictureRefusedError: it is no whole number from 1 on.
+    """
+    given = json.loads(parameters).get(EXPLAIN_VERSION_PARAMETER) if parameters else None
+    if given is None:
+        return None
+    # A JSON true is an int in Python; clients that only write strings are understood.
+    number = int(given) if isinstance(given, str) and given.isdecimal() else given
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise PictureRefusedError(
+            Refusal.REQUEST_INVALID,
+            f"parameter {EXPLAIN_VERSION_PARAMETER} must be a version's number, 1 or more, but is {given!r}",
+        )
+    return number
 
 
 def prepare_pictures(ask: Ask, preparation: Preparation, limits: PictureLimits) -> Pictures:

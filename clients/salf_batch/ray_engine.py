@@ -1,0 +1,302 @@
+"""Scoring on the machines of a Ray cluster: each block of a Ray dataset is a shard, each of its workers makes parts.
+
+Ray places the workers, starts dead ones again and gives their shards to others. What makes a row appear exactly once is
+ours: a part appears whole or not at all, and a worker that is given a shard again finds its part and leaves it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import salf_client
+from salf_batch import errors
+from salf_batch.errors import BatchError, EngineError, MissingExtraError, ShardsFailedError
+from salf_batch.plans import Plan, asking_of
+from salf_batch.progress import Progress, Tally
+from salf_batch.rows import Row, as_parquet
+from salf_batch.shards import shards_left
+from salf_batch.sources import Input, Source
+from salf_batch.spool import packed, unpacked
+from salf_batch.stores import RetryCount
+from salf_batch.targets import part_of, write_part
+from salf_client import ClientError
+
+#: Shards of one dataset: the names of their inputs are in Ray's object store at the same time.
+_SHARDS_AT_ONCE = 1000
+#: Of a cluster that is started for one run; blocks are names of pictures, and counts.
+_OBJECT_STORE_BYTES = 100 * 2**20
+#: Of this machine alone. Ray takes 127.0.0.1 for a mistake, and replaces it by an address that others reach.
+_LOOPBACK = "127.0.0.2"
+_CONNECT_S = 10.0
+#: A worker that dies again and again while it starts will not get better.
+_DEATHS_WHILE_STARTING = 3
+
+
+class ShardScorer:
+    """What a worker of the cluster is: one process that makes part after part.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Make one part, unless it is there.
+
+        Args:
+            block: `shard`, its number, and `inputs`, packed.
+
+        Returns:
+            `outcome`, JSON: what the rows came to, or `failed`, the name of one of our errors and what it says: of an
+            error that is raised here, Ray gives the text only, with all its traces.
+        """
+        shard: int = block["shard"]
+        try:
+            part = part_of(self._plan.target, self._plan.manifest, shard)
+            if part is not None:
+                outcome = _counts_of(part.asked(partial(_label_columns, part)))
+            else:
+                outcome = asyncio.run(self._made(shard, block["inputs"]))
+        except (BatchError, ClientError) as error:
+            outcome = {"failed": [type(error).__name__, str(error)]}
+        return {"outcome": json.dumps(outcome)}
+
+    async def _made(self, shard: int, data: bytes) -> dict[str, Any]:
+        reads, tally, rows = RetryCount(), Tally(), list[Row]()
+        inputs: list[tuple[int, Input]] = unpacked(data, reads)
+        target, manifest = self._plan.target, self._plan.manifest
+        writes_before = Counter(target.retries.counts)
+        async with asking_of(self._plan, tally=tally, retries=reads) as asking:
+            async for row in asking.rows(inputs):
+                rows.append(row)
+        await asyncio.to_thread(write_part, target, shard, as_parquet(rows, maps=manifest.maps))
+        return {
+            **_counts_of((row.get("error"), row.get("label")) for row in rows),
+            "requests_repeated": tally.requests_repeated,
+            "reads_repeated": _listed(reads.counts),
+            "writes_repeated": _listed(Counter(target.retries.counts) - writes_before),
+        }
+
+
+def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, report: Callable[[Progress], None]) -> None:
+    """Make all parts that are left.
+
+    Args:
+        plan: of the run.
+        source: lists the inputs.
+        done: shards that have a part.
+        tally: counts rows and repeated requests; the source and the target count what workers asked their stores again.
+        report: hears of each part.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: the cluster cannot be reached, or broke down.
+        ShardsFailedError: some shards failed, and so many may.
+        BatchError: as `score` does; so does ClientError.
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("--engine ray needs Ray; install it with: pip install 'salf[ray]'") from error
+    shards = shards_left(source, plan.manifest, done)
+    first = next(shards, None)
+    if first is None:
+        return
+    failures: list[BatchError | ClientError] = []
+    left = plan.manifest.shards - len(done)
+    with _cluster(plan) as workers, _quiet_context(ray.data, plan.settings.failing_shards):
+        try:
+            for window in _windows(first, shards):
+                for counts in _results(ray.data, window, plan, workers=min(workers, left)):
+                    if "failed" in counts:
+                        failures.append(_error_of(*counts["failed"]))
+                        _check_allowed(failures, plan.settings.failing_shards)
+                        continue
+                    left -= 1
+                    _count(counts, plan, source, tally)
+                    report(Progress("scoring", source.count, tally.done, tally.errors))
+        except (BatchError, ClientError):
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"the Ray cluster broke down ({_last_line(error)}); what is done stays: run again when it is back"
+            ) from error
+    if left:
+        why = failures[0] if failures else "Ray's log says why"
+        raise ShardsFailedError(
+            f"{left} of {plan.manifest.shards} shards failed and have no rows yet ({why}); run again"
+        )
+
+
+def _count(counts: Mapping[str, Any], plan: Plan, source: Source, tally: Tally) -> None:
+    """Add what a worker did to what the run did."""
+    tally.done += counts["rows"]
+    tally.scored += counts["rows"]
+    tally.errors += counts["errors"]
+    tally.labels.update(counts["labels"])
+    tally.requests_repeated += counts.get("requests_repeated", 0)
+    for count, name in ((source.retries, "reads_repeated"), (plan.target.retries, "writes_repeated")):
+        for store, reason, times in counts.get(name, ()):
+            count.add(store, reason, times)
+
+
+def _results(data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int) -> Iterator[dict[str, Any]]:
+    dataset = data.from_items(window, override_num_blocks=len(window)).map(
+        ShardScorer,
+        fn_constructor_args=(plan,),
+        compute=data.ActorPoolStrategy(size=max(1, workers)),
+        num_cpus=plan.settings.worker_cpus,
+    )
+    for row in dataset.iter_rows():
+        yield json.loads(row["outcome"])
+
+
+def _windows(
+    first: tuple[int, list[tuple[int, Input]]], others: Iterable[tuple[int, list[tuple[int, Input]]]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Blocks of one dataset after the other, so that names of a billion pictures are never in one."""
+    shards = iter(others)
+    window = [first, *islice(shards, _SHARDS_AT_ONCE - 1)]
+    while window:
+        yield [{"shard": shard, "inputs": packed(inputs)} for shard, inputs in window]
+        window = list(islice(shards, _SHARDS_AT_ONCE))
+
+
+@contextmanager
+def _cluster(plan: Plan) -> Iterator[int]:
+    """Connect to a cluster, or run one on this machine; yields how many workers it has room for.
+
+    A connection that is there already is used, and stays.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settings = plan.settings
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    was_connected, folder = ray.is_initialized(), None
+    try:
+        if not was_connected and address:
+            _check_reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        elif not was_connected:
+            # Ray's sockets need a short path, and its folder shall not outlive the run.
+            folder = tempfile.mkdtemp(prefix="salf-ray-", dir="/tmp")
+            ray.init(
+                num_cpus=len(os.sched_getaffinity(0)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address=_LOOPBACK,
+                _temp_dir=folder,
+            )
+        cores = float(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        room = int(cores / settings.worker_cpus)
+        if room < 1:
+            raise EngineError(
+                f"the Ray cluster has {cores:g} cores, too few for one worker of "
+                f"{settings.worker_cpus:g}; give fewer with --worker-cpus"
+            )
+        yield min(room, settings.workers or room)
+    except (OSError, RuntimeError, ValueError) as error:  # what `ray.init` raises
+        raise EngineError(
+            f"no Ray cluster can be used at {address or 'this machine'} ({_last_line(error)}); check --ray-address"
+        ) from error
+    finally:
+        if not was_connected:
+            ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(Path(folder), ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+        ValueError: no address.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
+        pass
+
+
+@contextmanager
+def _quiet_context(data: Any, failing_shards: int) -> Iterator[None]:
+    """Ray Data's settings for this run: our progress instead of its own, and how many blocks may fail."""
+    context = data.DataContext.get_current()
+    wanted = {
+        "enable_progress_bars": False,
+        "enable_rich_progress_bars": False,
+        "print_on_execution_start": False,
+        "max_errored_blocks": failing_shards,
+        "max_consecutive_actor_init_deaths": _DEATHS_WHILE_STARTING,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        logger.setLevel(level)
+
+
+def _check_allowed(failures: list[BatchError | ClientError], allowed: int) -> None:
+    if len(failures) > allowed:
+        raise failures[-1]
+
+
+def _error_of(name: str, said: str) -> BatchError | ClientError:
+    kind = getattr(errors, name, None) or getattr(salf_client, name)
+    error: BatchError | ClientError = kind(said)
+    return error
+
+
+def _counts_of(rows: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
+    """Of (error, label) of each row."""
+    labels: Counter[str] = Counter()
+    count = errors = 0
+    for error, label in rows:
+        count += 1
+        errors += error is not None
+        if error is None and label is not None:
+            labels[label] += 1
+    return {"rows": count, "errors": errors, "labels": dict(labels)}
+
+
+def _listed(counts: Mapping[tuple[str, str], int]) -> list[tuple[str, str, int]]:
+    return [(store, reason, times) for (store, reason), times in counts.items()]
+
+
+def _label_columns(part: Any) -> list[tuple[str | None, str | None]]:
+    import pyarrow.parquet as parquet
+
+    with part.files.open(part.path, "rb") as file:
+        table = parquet.read_table(file, columns=["error", "label"])
+    return list(zip(table["error"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _last_line(error: BaseException) -> str:
+    """Ray puts traces before what it has to say."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,114 @@
+"""The same rows from other engines: a model in the process, and a Ray cluster of which a worker is killed."""
+
+import os
+import shutil
+import signal
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scored_stores import assert_same_rows, rows_of
+from test_scoring import manifest_of
+
+from salf_batch import EngineError, Settings, score
+from salf_client import ClientError, ModelNotFoundError, UnauthenticatedError
+from salf_client.testing import mock_server
+from salf_serving import free_port
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = str(ROOT / "model_repository")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of three nodes on the loopback: each has its own raylet, object store and workers."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, for its sockets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)
+        import ray
+        from ray.cluster_utils import Cluster
+
+        # Not 127.0.0.1, which Ray takes for a mistake and replaces.
+        node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.2"}
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        cluster.add_node(**node)
+        cluster.add_node(**node)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+    assert not processes_with(folder), "processes of the cluster outlived it"
+    shutil.rmtree(folder)
+
+
+def processes_with(words):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if words in path.read_text().replace("\0", " "):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_model_in_this_process_gives_the_server_s_rows(folder, tmp_path, triton_server):
+    score(str(folder), str(tmp_path / "served"), Settings(url=triton_server.grpc_address, shard_size=3))
+    score(str(folder), str(tmp_path / "here"), Settings(repository=REPOSITORY, shard_size=3, model_threads=1))
+    assert_same_rows(rows_of(tmp_path / "here"), rows_of(tmp_path / "served"))
+
+
+def test_a_repository_that_is_none_is_said(folder, tmp_path):
+    with pytest.raises(ModelNotFoundError, match="no model repository"):
+        score(str(folder), str(tmp_path / "scored"), Settings(repository=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ClientError, match="no model that salf exported"):
+        score(str(folder), str(tmp_path / "scored"), Settings(repository=str(tmp_path / "empty")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("where", ["endpoints", "workers"])
+def test_a_killed_worker_of_a_cluster_loses_and_doubles_no_row(folder, tmp_path, triton_server, cluster, where):
+    source, target = manifest_of(folder, 240), tmp_path / "scored"
+    settings = Settings(
+        url=[triton_server.grpc_address, triton_server.grpc_address], shard_size=12, in_flight=2, model_threads=1,
+        repository=REPOSITORY if where == "workers" else None,
+    )  # fmt: skip
+    score(str(source), str(tmp_path / "undisturbed"), settings)
+    killed = []
+
+    def kill_one(progress):
+        if progress.stage == "scoring" and progress.done >= 24 and not killed:
+            pid = next(iter(processes_with("ray::MapWorker")), None)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    on_ray = replace(settings, engine="ray", ray_address=cluster.address)
+    summary = score(str(source), str(target), on_ray, report=kill_one)
+    assert len(killed) == 1
+    rows = rows_of(target)
+    assert [row["index"] for row in rows] == list(range(240))
+    assert (summary.inputs, summary.scored) == (240, 240)
+    assert summary.errors == sum(row["error"] is not None for row in rows)
+    assert sum(summary.labels.values()) + summary.errors == 240
+    assert_same_rows(rows, rows_of(tmp_path / "undisturbed"))
+    assert score(str(source), str(target), on_ray).already_done == 240
+
+
+@pytest.mark.slow
+def test_what_fails_on_a_cluster_is_said_as_here(folder, tmp_path, cluster):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.fail("UNAUTHENTICATED", "the token has run out", times=1000)
+        settings = Settings(url=server.address, shard_size=3, engine="ray", ray_address=cluster.address, workers=1)
+        with pytest.raises(UnauthenticatedError, match="the token has run out"):
+            score(str(folder), str(tmp_path / "scored"), settings)
+        assert rows_of(tmp_path / "scored") == []
+
+
+def test_a_cluster_that_is_not_there_is_said_soon(folder, tmp_path):
+    settings = Settings(repository=REPOSITORY, engine="ray", ray_address=f"127.0.0.1:{free_port()}")
+    with pytest.raises(EngineError, match="check --ray-address"):
+        score(str(folder), str(tmp_path / "scored"), settings)
