@@ -118,17 +118,6 @@ def test_the_backbone_stays_as_its_weights_say(world, tmp_path):
         assert torch.equal(checkpoint.model.backbone.network.state_dict()[name], tensor), name
 
 
-def test_a_backbone_without_trained_weights_is_warned_about_and_one_with_them_is_not(world, tmp_path, caplog):
-    network = timm.create_model("test_resnet", output_stride=16, num_classes=0)
-    save_file(network.state_dict(), tmp_path / "w.safetensors")
-    with caplog.at_level(logging.WARNING, logger="salf_training"):
-        train(world, backbone_weights=tmp_path / "w.safetensors")
-        assert "random weights" not in caplog.text
-        train(world)
-    assert "the backbone has random weights" in caplog.text
-    assert "set backbone_weights or pretrained" in caplog.text
-
-
 def test_a_fitting_classifier_in_the_weights_is_used(world, tmp_path):
     network = timm.create_model("test_resnet", output_stride=16, num_classes=0)
     weight, bias = torch.randn(3, network.num_features), torch.randn(3)

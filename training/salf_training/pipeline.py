@@ -183,7 +183,7 @@ def _bare_model(settings: TrainSettings, *, classes: int) -> tuple[SalfModel, tu
     """The model with its backbone's weights and no concepts yet, and the shape (C, h, w) of its features."""
     if settings.backbone_weights is None:
         if not settings.pretrained:
-            _logger.warning("the backbone has random weights: set backbone_weights or pretrained for one that sees")
+            _logger.warning("the backbone has fresh weights: set backbone_weights or pretrained for one that sees")
         torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, pretrained=settings.pretrained)
     else:
