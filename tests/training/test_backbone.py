@@ -74,6 +74,21 @@ def test_weights_without_batch_counters_load_as_old_torch_files_are(tmp_path):
     build_backbone(SMALL, weights=tmp_path / "old.pth")
 
 
+@pytest.mark.parametrize("stage", [None, 2])
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_weights_saved_from_several_gpus_load_as_those_of_places365_are(tmp_path, name, stage):
+    network = whole_network(name)
+    save_file(network.state_dict(), tmp_path / "plain.safetensors")
+    parallel = torch.nn.DataParallel(network).state_dict()
+    torch.save({"epoch": 90, "arch": name, "state_dict": parallel}, tmp_path / "parallel.pth.tar")
+    settings = BackboneSettings(name=name, stage=stage)
+    plain, loaded = (
+        build_backbone(settings, weights=tmp_path / f).eval() for f in ("plain.safetensors", "parallel.pth.tar")
+    )
+    with torch.no_grad():
+        assert torch.equal(loaded(PICTURES), plain(PICTURES))
+
+
 @pytest.mark.parametrize("damage", ["missing", "shape", "other"])
 def test_weights_that_do_not_fit_are_refused_with_what_is_wrong(tmp_path, damage):
     state = whole_network("test_efficientnet" if damage == "other" else "test_resnet").state_dict()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -35,6 +36,7 @@ from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.rendering import render
 from salf_training.evaluation.showing import Shown
 from salf_training.features import compute_features, features_on_grid
+from salf_training.head import HeadTraining
 from salf_training.model import SalfModel
 from salf_training.prompts import CircleSettings
 from salf_training.scenes import CLASSES, DRAWN_OBJECTS, write_scenes
@@ -82,13 +84,16 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(scenes):
-    result = CliRunner().invoke(
-        app,
-        [
-            "evaluate", str(scenes / "checkpoint"), "--data", str(scenes / "held_out"), "--out", str(scenes / "out"),
-            "--train-data", str(scenes / "train"), "--limit", "12", "--json",
-        ],
-    )  # fmt: skip
+    few_steps = partial(HeadTraining, path_length=4, max_iterations=100)
+    with pytest.MonkeyPatch.context() as patch:  # sixty pictures of a random model take a head thousands of steps
+        patch.setattr("salf_training.evaluation.heads.HeadTraining", few_steps)
+        result = CliRunner().invoke(
+            app,
+            [
+                "evaluate", str(scenes / "checkpoint"), "--data", str(scenes / "held_out"), "--limit", "12",
+                "--train-data", str(scenes / "train"), "--out", str(scenes / "out"), "--json",
+            ],
+        )  # fmt: skip
     assert result.exit_code == 0, result.output
     return result, (scenes / "out" / "report.html").read_text()
 

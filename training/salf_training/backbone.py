@@ -18,6 +18,7 @@ from salf_training.weights import read_weights
 
 _FLATTENED = re.compile(r"^([^.]+)_(\d+)\.")
 _WRAPPED = "model."
+_PARALLEL = "module."
 _Options = dict[str, int | float | bool | str | tuple[int, ...]]
 
 
@@ -175,8 +176,9 @@ def _name_in(state: Mapping[str, Tensor], name: str) -> str:
     """What a parameter is called in a file of the whole network.
 
     timm wraps a network whose inner features are wanted as `model`, or names its stages `stages_0`, not `stages.0`.
+    Whoever trained on several GPUs (Places365's networks, for one) saved a wrapped network, too.
     """
-    if name in state:
-        return name
     unwrapped = name.removeprefix(_WRAPPED)
-    return unwrapped if unwrapped in state else _FLATTENED.sub(r"\1.\2.", name)
+    plain = (name, unwrapped, _FLATTENED.sub(r"\1.\2.", name))
+    candidates = (*plain, *(_PARALLEL + one for one in plain))
+    return next((candidate for candidate in candidates if candidate in state), name)

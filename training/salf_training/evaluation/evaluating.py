@@ -1,7 +1,9 @@
 """Evaluate a checkpoint on pictures: every figure of the report, in one pass over the pictures and a few side looks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -21,10 +23,14 @@ from salf_training.evaluation.heads import refit_heads
 from salf_training.evaluation.masked_pictures import MaskedPictures, read_masked_pictures
 from salf_training.evaluation.places import ConceptCase, SegmentationSums, concept_case, concept_places, verdicts
 from salf_training.evaluation.showing import Shown, show_pictures
+from salf_training.head_choice import LabelledScores
 from salf_training.progress import Progress, silent
+from salf_training.score_tables import fill_table
 
 #: Shorter side, in pixels, that masks and heatmaps are compared at.
 _COMPARED_SIDE = 224
+#: Largest table of training scores that is held; a larger one is a temporary file.
+_HELD_TABLE_BYTES = 2 * 1024**3
 
 
 class EvaluationSettings(BaseModel):
@@ -80,7 +86,7 @@ def evaluate_checkpoint(
     if card.starts_from_features:
         raise DataError(f"the checkpoint {name} has no backbone, so pictures cannot be put to it; import it with one")
     pictures = read_masked_pictures(data, checkpoint.classes, limit=settings.limit)
-    answers = _answers(checkpoint, pictures.paths, "pictures", on_progress)
+    answers = _answers(checkpoint, pictures.paths, on_progress)
     methods = explainers(model, steps=settings.gradient_steps)
     with_sharpened = methods | sharpened(methods)
     cases, sums = _places(checkpoint, pictures.some(settings.place_pictures), with_sharpened, on_progress)
@@ -138,14 +144,14 @@ def compared_size(preparation: Preparation) -> Preparation:
 
 
 @torch.inference_mode()
-def _answers(checkpoint: Checkpoint, paths: tuple[Path, ...], stage: str, on_progress: Progress) -> Answers:
+def _answers(checkpoint: Checkpoint, paths: tuple[Path, ...], on_progress: Progress) -> Answers:
     scores, logits, own = [], [], []
     for pixels, done in batches(paths, checkpoint.card.preparation):
         answer = checkpoint.model(pixels)
         scores.append(answer.scores)
         logits.append(answer.logits)
         own.append(checkpoint.model.classify(answer.features))
-        on_progress(stage, done, len(paths))
+        on_progress("pictures", done, len(paths))
     return Answers(torch.cat(scores), torch.cat(logits), torch.cat(own))
 
 
@@ -198,15 +204,28 @@ def _refitted(
             f"{train_data} has no pictures of {len(missing)} of the checkpoint's {len(checkpoint.classes)} classes, "
             f"such as {checkpoint.classes[min(missing)]}; heads cannot be fitted without them"
         )
-    scores = _answers(checkpoint, train.paths, "training pictures", on_progress).scores
-    return refit_heads(
-        scores.double(),
-        train.labels,
-        answers.scores.double(),
-        pictures.labels,
-        classes=len(checkpoint.classes),
-        on_progress=on_progress,
-    )
+    with TemporaryDirectory(prefix="salf-evaluate-") as folder:
+        scores = fill_table(
+            _scores(checkpoint, train.paths, "training pictures", on_progress),
+            count=len(train),
+            columns=len(checkpoint.concepts),
+            folder=Path(folder),
+            held_bytes=_HELD_TABLE_BYTES,
+        )
+        return refit_heads(
+            LabelledScores(scores.double() if isinstance(scores, Tensor) else scores, train.labels),
+            LabelledScores(answers.scores, pictures.labels),
+            classes=len(checkpoint.classes),
+            on_progress=on_progress,
+        )
+
+
+@torch.inference_mode()
+def _scores(checkpoint: Checkpoint, paths: tuple[Path, ...], stage: str, on_progress: Progress) -> Iterator[Tensor]:
+    """Z of pictures in order, FP32 [B,M]; of all ImageNet's they are 24 GB, so they are not held here."""
+    for pixels, done in batches(paths, checkpoint.card.preparation):
+        yield checkpoint.model(pixels).scores
+        on_progress(stage, done, len(paths))
 
 
 def _left_out(
