@@ -3,7 +3,7 @@
 Throughput: 8 callers against the server, which batches what waits together, over whole batches of 8 run in a loop.
 Latency: one caller against the server, less one picture at a time in the loop. Callers run on the same cores as the
 server, and their cost (sending, receiving) counts as the server's. In process, ONNX Runtime's threads spin or sleep
-while they wait, whichever is faster; in the server they sleep.
+while they wait, whichever is faster; in the server they spin for a moment, and then sleep.
 """
 
 import statistics

@@ -65,9 +65,10 @@ def test_defaults_are_the_native_backends(backend):
     assert backend.parse_settings({}) == backend.Settings()
 
 
-def test_threads_sleep_while_they_wait(backend):
+def test_threads_spin_for_a_moment_while_they_wait_and_never_between_runs(backend):
     options = backend._session_options(backend.Settings())
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert 0 < int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 100
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_the_native_names_are_read_and_ours_are_left_alone(backend):

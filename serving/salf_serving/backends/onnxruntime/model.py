@@ -38,6 +38,8 @@ _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _KNOWN = frozenset({"intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena",
                     "enable_mem_pattern", _DEVICE_ALLOCATOR, _ARENA_SHRINKAGE})  # fmt: skip
 
+_SPIN_US = 20
+
 _OPTIMIZATION_LEVELS = {
     0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -152,9 +154,11 @@ def _session_options(settings: Settings) -> Any:
     options.graph_optimization_level = _OPTIMIZATION_LEVELS[settings.optimization_level]
     options.enable_cpu_mem_arena = settings.enable_mem_arena
     options.enable_mem_pattern = settings.enable_mem_pattern
-    # All graphs share the cores with each other, with the decoders and with Triton: a thread that waits for the next
-    # operator must not spin on them. It would spin longest just when the thread that it waits for has lost its core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A thread that waits for the next operator spins so long and then sleeps: waking it costs as much as a small
+    # operator. Not longer, and not after the run: graphs share the cores with each other, with the decoders and Triton,
+    # and it would spin longest just when the thread that it waits for has lost its core.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
