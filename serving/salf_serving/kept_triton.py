@@ -121,8 +121,11 @@ class KeptTriton:
             poll.register(handle, select.POLLIN)
         return tuple(sorted({self._worker_ends[handle] for handle, _ in poll.poll(0)}))
 
-    def reload(self, model: str, reason: str) -> None:
+    def reload(self, model: str, reason: str) -> bool:
         """Give a model new workers; those of its workers that live serve on until then.
+
+        Returns:
+            Whether the same Triton goes on, and not a new one.
 
         Raises:
             ServerDiedError: Triton had to be started again, and died too often.
@@ -132,7 +135,7 @@ class KeptTriton:
         _logger.warning("model %s is loaded again: %s", model, reason)
         if self._settings.control_key is None or self._reloads >= _MOST_RELOADS:
             self.start_again(f"model {model}: {reason}")
-            return
+            return False
         self._reloads += 1
         before = self._workers()
         try:
@@ -142,10 +145,11 @@ class KeptTriton:
         except StartError as error:
             if not self.died():
                 self.start_again(f"model {model} could not be loaded again: {error}")
-            return
+            return False
         finally:
             self._watch_workers(before)
         self._status.set_problem(f"model {model}", None)
+        return True
 
     def probe(self, models: Iterable[str]) -> None:
         """Ask models for their known answers.

@@ -49,6 +49,10 @@ class Probing:
         self._interval_s, self._timeout_s, self._late_counts = interval_s, timeout_s, late_counts
         self.wrong: dict[str, tuple[int, str]] = {}
 
+    def forget(self) -> None:
+        """Triton was started again, and all its models answered right."""
+        self.wrong.clear()
+
     def go_on(self, stopping: threading.Event) -> None:
         """Probe until something stops it."""
         while not stopping.wait(self._interval_s):

@@ -14,6 +14,7 @@ from salf_serving.errors import RefusedVersionError, ServingError
 from salf_serving.front import Front, find_nginx
 from salf_serving.kept_front import KeptFront
 from salf_serving.kept_triton import KeptTriton
+from salf_serving.mending import mend_models
 from salf_serving.metrics_page import metrics_page
 from salf_serving.nginx_config import FrontFiles
 from salf_serving.ports import check_port, free_port
@@ -27,8 +28,6 @@ from salf_serving.status import Status, status_endpoint
 from salf_serving.watch import Change, RepositoryWatch
 
 _TICK_S = 0.1
-#: Wrong probes in a row before a model gets new workers, and before Triton is started again.
-_RELOAD_AFTER, _RESTART_AFTER = 2, 5
 _logger = logging.getLogger(__name__)
 
 
@@ -162,10 +161,15 @@ class _Supervisor:
                 self._say_ready(because=("triton", "Triton died"))
                 with self._steady:
                     self._triton.start_again("it died")
-                    self._probing.wrong.clear()
+                    self._probing.forget()
             if self._front is not None:
                 self._front.look_after()
-            self._mend_models()
+            mend_models(
+                self._triton,
+                self._probing,
+                steady=self._steady,
+                say_unready=lambda model, reason: self._say_ready(because=(f"model {model}", reason)),
+            )
             self._take_change()
             self._say_ready()
             time.sleep(_TICK_S)
@@ -211,24 +215,6 @@ class _Supervisor:
             self._status.set_problem("start", None)
         if self._front is not None:
             self._front.set_ready(ready=not self._status.problems)
-
-    def _mend_models(self) -> None:
-        for model in self._triton.dead_workers():
-            self._mend(model, "a worker of it died")
-        for model, (times, said) in list(self._probing.wrong.items()):
-            if times >= _RESTART_AFTER and not self._triton.died():
-                with self._steady:
-                    self._triton.start_again(said)
-                    self._probing.wrong.clear()
-            elif times == _RELOAD_AFTER:
-                self._mend(model, said)
-                self._probing.wrong[model] = (times + 1, said)
-
-    def _mend(self, model: str, reason: str) -> None:
-        self._say_ready(because=(f"model {model}", reason))
-        with self._steady:
-            if not self._triton.died():
-                self._triton.reload(model, reason)
 
     def _take_change(self) -> None:
         try:

@@ -1,0 +1,60 @@
+"""New workers for a model that lost one or answers wrong, and a new Triton if they do not help."""
+
+import threading
+from collections.abc import Callable
+
+from salf_serving.kept_triton import KeptTriton
+from salf_serving.probing import Probing
+
+#: Wrong probes in a row before a model gets new workers, and before Triton is started again.
+RELOAD_AFTER, RESTART_AFTER = 2, 5
+
+
+def mend_models(
+    triton: KeptTriton, probing: Probing, *, steady: threading.Lock, say_unready: Callable[[str, str], None]
+) -> None:
+    """Mend one model after the other, until Triton had to be started again: a new Triton has mended them all.
+
+    Args:
+        triton: that serves the models.
+        probing: what it found wrong.
+        steady: held while models are probed, and here while they are mended.
+        say_unready: told of a model and what is wrong with it, before that takes its time.
+
+    Raises:
+        ServerDiedError: Triton had to be started again, and died too often.
+    """
+    for model in triton.dead_workers():
+        if not _reload(triton, probing, model, "a worker of it died", steady=steady, say_unready=say_unready):
+            return
+    for model, (times, said) in list(probing.wrong.items()):
+        if times >= RESTART_AFTER:
+            with steady:
+                if not triton.died():
+                    triton.start_again(said)
+                    probing.forget()
+            return
+        if times == RELOAD_AFTER:
+            if not _reload(triton, probing, model, said, steady=steady, say_unready=say_unready):
+                return
+            probing.wrong[model] = (times + 1, said)
+
+
+def _reload(
+    triton: KeptTriton,
+    probing: Probing,
+    model: str,
+    reason: str,
+    *,
+    steady: threading.Lock,
+    say_unready: Callable[[str, str], None],
+) -> bool:
+    """Whether the same Triton goes on."""
+    say_unready(model, reason)
+    with steady:
+        if triton.died():
+            return False
+        if not triton.reload(model, reason):
+            probing.forget()
+            return False
+    return True
