@@ -50,12 +50,13 @@ class RefusedVersionError(ServingError):
     """A version of a model must not be served.
 
     Attributes:
-        reason: one word for metrics: "manifest", "metadata", "load" or "probe".
+        reason: one word for metrics: "manifest", "metadata", "load", "probe" or "timeout".
+        lasting: whether its content is to blame, so that the same content need not be tried again.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str, lasting: bool = True) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.lasting = reason, lasting
 
 
 class StartError(ServingError):

@@ -12,6 +12,7 @@ from salf_serving.errors import (
     ModelLoadError,
     PortTakenError,
     ProbeError,
+    ProbeTimeoutError,
     RefusedVersionError,
     RepositoryError,
     ServingError,
@@ -164,7 +165,7 @@ class RepositoryWatch:
                     return None
                 self._check_all(models, looks)
             except RefusedVersionError as error:
-                if digest:
+                if digest and error.lasting:
                     self._refused_contents[digest] = error
                 self.refuse(family, looks.items(), error)
                 return None
@@ -188,16 +189,16 @@ class RepositoryWatch:
                 link_model(other, models / other.name)
         try:
             self._try_models(models)
+        except (StartupTimeoutError, ProbeTimeoutError) as error:
+            raise RefusedVersionError(str(error), reason="timeout", lasting=False) from error
         except ProbeError as error:
             raise RefusedVersionError(str(error), reason="probe") from error
         except (ModelLoadError, RepositoryError) as error:
             raise RefusedVersionError(str(error), reason="load") from error
-        except StartupTimeoutError as error:
-            raise RefusedVersionError(str(error), reason="timeout") from error
         except PortTakenError:
             raise
-        except ServingError as error:
-            raise RefusedVersionError(str(error), reason="load") from error
+        except ServingError as error:  # of this machine at this moment, as far as is known: no memory, no disk
+            raise RefusedVersionError(str(error), reason="load", lasting=False) from error
 
 
 def _family_of_copy(model: Path) -> str:

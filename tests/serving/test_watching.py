@@ -10,7 +10,7 @@ import pytest
 from salf_contract import FileStamp, Manifest, with_field, with_parameter, with_served_version
 from salf_serving import ProbeError, RefusedVersionError
 from salf_serving.control import retiring
-from salf_serving.errors import ServerDiedError
+from salf_serving.errors import ProbeTimeoutError, ServerDiedError, StartError, StartupTimeoutError
 from salf_serving.restarts import MOST_DEATHS, Restarts
 from salf_serving.snapshot import copy_model, signature, versions_to_serve
 from salf_serving.verification import check_documents, check_files, family_of
@@ -198,6 +198,25 @@ def test_a_refused_content_is_not_tried_again_until_it_changes(watched, scenes):
     (newest(scenes) / "manifest.json").unlink()
     (newest(scenes) / "notes.txt").touch()
     assert watched.looks(3) is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (StartupTimeoutError("not ready in time"), "timeout"),
+        (ProbeTimeoutError("no answer in time"), "timeout"),
+        (StartError("Triton did not start: it stopped with status 137"), "load"),
+    ],
+)
+def test_what_only_the_moment_kept_from_its_trial_is_tried_again_when_it_is_touched(watched, scenes, error, reason):
+    watched.error = error
+    os.utime(newest(scenes) / "model.onnx")
+    assert watched.looks(5) is None
+    assert (watched.refused, len(watched.tried)) == ([f"scenes: {reason}"], 1)
+    watched.error = None
+    assert watched.looks(5) is None, "it costs a trial, so somebody must ask for it"
+    os.utime(newest(scenes) / "model.onnx")
+    assert watched.looks(2) is not None
 
 
 def test_what_fails_its_manifest_is_not_even_tried(watched, scenes):
