@@ -12,8 +12,9 @@ ServingError
 ├── ServerDiedError        Triton stopped while it served, again and again
 └── StartError             Triton was started and does not serve
     ├── ModelLoadError     a model was refused; Triton's reason is in the message
-    ├── ProbeError         a model loaded and gave a wrong answer
-    │   └── ProbeTimeoutError  or none in time
+    ├── ProbeError         a model loaded and did not answer its probe right
+    │   ├── WrongAnswerError   it gave another answer than the known one
+    │   └── ProbeTimeoutError  it gave none in time
     └── StartupTimeoutError
 """
 
@@ -69,6 +70,10 @@ class ModelLoadError(StartError):
 
 class ProbeError(StartError):
     """A model answered its own probe wrongly, or not at all."""
+
+
+class WrongAnswerError(ProbeError):
+    """A model answered its own probe without an error, and wrongly: nobody who asks it would notice."""
 
 
 class ProbeTimeoutError(ProbeError):

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from salf_serving.errors import FrontError
@@ -24,6 +24,8 @@ NGINX_VARIABLE = "SALF_NGINX"
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 _WORKER_USERS = ("www-data", "nginx", "nobody")
 _TEST_S = 30.0
+#: The operator's files that nginx reads, as settings call them -> name of the copy that it reads.
+_COPIES = {"certificate": "server.pem", "certificate_key": "server.key", "client_ca": "clients.pem"}
 
 
 def find_nginx() -> Path:
@@ -75,36 +77,54 @@ class Front:
         return tuple(path for path in given if path is not None)
 
     def write(self) -> None:
-        """Write the configuration and let nginx check it; a wrong one replaces nothing.
+        """Write the configuration with copies of all that it names, and let nginx check it; a wrong one replaces nothing.
+
+        nginx reads copies only, so that it can always be started or reloaded with what was checked last.
 
         Raises:
-            FrontError: tokens cannot be used, or nginx refuses the configuration.
+            FrontError: tokens or certificates cannot be used, nginx refuses the configuration, or the disk is full.
         """
         tokens = "" if self.settings.tokens is None else token_map(read_tokens(self.settings.tokens))
-        text = nginx_config(
-            self.settings,
-            self.files,
+        copied = {name: path for field, name in _COPIES.items() if (path := getattr(self.settings, field)) is not None}
+        contents = {name: _input(path) for name, path in copied.items()} | {self.files.token_map.name: tokens.encode()}
+        try:
+            with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as folder:
+                trial = replace(self.files, folder=Path(folder))
+                for name, content in contents.items():
+                    _write_closed(trial.folder / name, content)
+                _write_closed(trial.config, self._config(trial).encode())
+                self._check(trial.config, {f"{trial.folder}/{name}": f"{path}" for name, path in copied.items()})
+                _write_closed(trial.config, self._config(self.files).encode())
+                for name in (*contents, trial.config.name):
+                    (trial.folder / name).replace(self.files.folder / name)
+        except OSError as error:
+            raise FrontError(f"the front's configuration cannot be written: {error}") from error
+
+    @property
+    def served_certificate(self) -> Path | None:
+        """The copy of the certificate that nginx shows; None without TLS."""
+        return None if self.settings.certificate is None else self.files.folder / _COPIES["certificate"]
+
+    def _config(self, files: FrontFiles) -> str:
+        copies = {
+            field: files.folder / name for field, name in _COPIES.items() if getattr(self.settings, field) is not None
+        }
+        return nginx_config(
+            self.settings.model_copy(update=copies),
+            files,
             port=self.port,
             triton_port=self.triton_port,
             control_key=self.control_key,
             worker_user=_worker_user(),
             traced_share=self.traced_share,
         )
-        with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as name:
-            trial = Path(name)
-            _write_closed(trial / "tokens.map", tokens)
-            checked = text.replace(f"{self.files.token_map}", f"{trial}/tokens.map")
-            _write_closed(trial / "nginx.conf", checked.replace(f"{self.files.pid}", f"{trial}/nginx.pid"))
-            self._check(trial / "nginx.conf")
-            (trial / "tokens.map").replace(self.files.token_map)
-        _write_closed(self.files.config.with_suffix(".new"), text)
-        self.files.config.with_suffix(".new").replace(self.files.config)
 
     def command(self) -> list[str]:
         """Nginx's command line; it holds no secret."""
         return [str(self.nginx), "-c", str(self.files.config), "-e", str(self.files.error_log)]
 
-    def _check(self, config: Path) -> None:
+    def _check(self, config: Path, names: Mapping[str, str]) -> None:
+        """Let nginx check; in what it says, `names` (copy -> the operator's file) are put back."""
         try:
             done = subprocess.run(
                 [str(self.nginx), "-t", "-q", "-c", str(config), "-e", "stderr"],
@@ -115,7 +135,10 @@ class Front:
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "[emerg]" in line] or done.stderr.splitlines()
             said = lines[0].partition("[emerg] ")[2] or lines[0] if lines else f"status {done.returncode}"
-            raise FrontError(f"nginx refuses its configuration: {said.partition(': ')[2] or said}")
+            said = said.partition(": ")[2] or said
+            for copy, original in names.items():
+                said = said.replace(copy, original)
+            raise FrontError(f"nginx refuses its configuration: {said}")
 
 
 @contextmanager
@@ -169,11 +192,18 @@ def _worker_user() -> str | None:
     raise FrontError(f"nginx's workers must not be root, and this system has no user {' or '.join(_WORKER_USERS)}")
 
 
-def _write_closed(path: Path, text: str) -> None:
+def _input(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FrontError(f"the front needs {path}, which cannot be read: {error.strerror}") from error
+
+
+def _write_closed(path: Path, content: bytes) -> None:
     """Write a file that nobody else may read, not even for a moment."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
 
 
 def _read(path: Path) -> str:

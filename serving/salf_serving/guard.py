@@ -54,7 +54,7 @@ def main() -> int:
                 os.read(wake_read, 4096)
         return _stop(triton, stop_timeout_s)
     finally:
-        _remove_shared_memory(prefix)
+        remove_shared_memory(prefix)
 
 
 def _stop(triton: "subprocess.Popen[bytes]", timeout_s: float) -> int:
@@ -87,7 +87,8 @@ def _children_left() -> bool:
     return True
 
 
-def _remove_shared_memory(prefix: str) -> None:
+def remove_shared_memory(prefix: str) -> None:
+    """Remove everything in /dev/shm whose name starts so."""
     for path in SHARED_MEMORY.glob(f"{prefix}*"):
         path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from salf_serving.access_log import AccessLog
 from salf_serving.errors import FrontError
 from salf_serving.front import Front, drain_front, front_running, reload_front
+from salf_serving.front_check import ask_front
 from salf_serving.process import GuardedProcess
 from salf_serving.restarts import Restarts
 from salf_serving.status import Status
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from salf_serving.front_spans import FrontSpans
 
 _LOOK_S = 1.0
+#: nginx, busy with handshakes, may take so long to say its first words.
+_ANSWER_S = 5.0
 _logger = logging.getLogger(__name__)
 
 
 class KeptFront:
-    """One nginx; used by one thread at a time."""
+    """One nginx; but for its flags, used by one thread at a time."""
 
     def __init__(
         self, front: Front, status: Status, *, stop_timeout_s: float, traces: TraceSettings | None = None
@@ -37,8 +40,9 @@ class KeptFront:
             if self._spans is None
             else AccessLog(front.files.access_log, status, on_line=self._spans.take)
         )
-        self._inputs: tuple[tuple[int, int], ...] = ()
+        self._inputs: tuple[tuple[int, int, int], ...] = ()
         self._looked_s = 0.0
+        self._flags_failed = False
 
     def start(self) -> None:
         """Write the configuration and start nginx.
@@ -51,7 +55,7 @@ class KeptFront:
         self._run()
 
     def look_after(self) -> None:
-        """Start nginx again if it died; once a second, look for new tokens and certificates and count requests.
+        """Start nginx again if it died; once a second ask it, look for new tokens and certificates, and count requests.
 
         Raises:
             ServerDiedError: nginx died too often.
@@ -62,11 +66,11 @@ class KeptFront:
             self._looked_s = time.monotonic()
             self._log.count()
             if self._log.needs_rotation():
-                self._log.rotate()
-                self._reload()
+                self._rotate()
             if (stamps := self._stamps()) != self._inputs:
                 self._inputs = stamps
                 self._read_again()
+            self._ask()
 
     def drain_and_stop(self) -> None:
         """Take no new requests, answer those under way, end."""
@@ -77,13 +81,26 @@ class KeptFront:
         if self._spans is not None:
             self._spans.close()
 
-    def set_ready(self, *, ready: bool) -> None:
-        """Let questions for readiness through to Triton, or refuse them."""
-        flag = self._front.files.ready
-        if ready:
-            flag.touch(mode=0o644)
+    def set_flags(self, *, ready: bool, wrong: bool) -> None:
+        """Let requests through to Triton, or refuse them; may be called from another thread.
+
+        Args:
+            ready: whether questions for readiness pass.
+            wrong: whether a model's answers are known to be wrong: then no inference passes.
+        """
+        files = self._front.files
+        try:
+            for flag, there in ((files.wrong, wrong), (files.ready, ready)):
+                if there:
+                    flag.touch(mode=0o644)
+                else:
+                    flag.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._flags_failed:
+                _logger.error("the front cannot be told what to let through: %s", error)  # noqa: TRY400
+            self._flags_failed = True
         else:
-            flag.unlink(missing_ok=True)
+            self._flags_failed = False
 
     def _run(self) -> None:
         self._process = self._stack.enter_context(front_running(self._front, stop_timeout_s=self._stop_timeout_s))
@@ -100,7 +117,7 @@ class KeptFront:
         time.sleep(pause_s)
         self._status.restarts.labels("front").inc()
         try:
-            self._run()  # with what was written last: the operator's files may be wrong by now
+            self._run()  # with the copies that were checked last: the operator's files may be wrong by now
         except FrontError as error:
             _logger.error("the front could not be started again: %s", error)  # noqa: TRY400 - the sentence says it all
             self._status.set_problem("front", str(error))
@@ -116,11 +133,34 @@ class KeptFront:
         self._status.front_reloads.labels("done").inc()
         _logger.info("the front has read tokens and certificates again")
 
+    def _rotate(self) -> None:
+        try:
+            self._log.rotate()
+        except OSError as error:
+            _logger.warning("the front's log could not be set aside: %s", error)
+            return
+        self._reload()
+
+    def _ask(self) -> None:
+        if self._process is None:
+            return
+        front = self._front
+        try:
+            expires = ask_front(
+                front.settings.address, front.port, certificate=front.served_certificate, timeout_s=_ANSWER_S
+            )
+        except FrontError as error:
+            self._status.set_problem("front", str(error))
+            return
+        self._status.set_problem("front", None)
+        if expires is not None:
+            self._status.certificate_expires(expires)
+
     def _reload(self) -> None:
         if self._process is not None:
             reload_front(self._process)
 
-    def _stamps(self) -> tuple[tuple[int, int], ...]:
+    def _stamps(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(_stamp(path) for path in self._front.inputs())
 
 
@@ -133,8 +173,9 @@ def _front_spans(url: str, status: Status) -> "FrontSpans":
     return FrontSpans(url, status)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Changes with a file's content, and with its owner and mode, for which it may have been refused."""
     with suppress(OSError):
         stat = path.stat()
-        return stat.st_mtime_ns, stat.st_ino
-    return 0, 0
+        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return 0, 0, 0

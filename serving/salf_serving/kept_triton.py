@@ -53,6 +53,7 @@ class KeptTriton:
         self._worker_ends: dict[int, str] = {}
         self._retiring: set[int] = set()
         self._reloads = 0
+        self._told: set[str] = set()
 
     @property
     def server(self) -> RunningServer:
@@ -77,7 +78,7 @@ class KeptTriton:
         self._retiring, self._reloads = set(), 0
         self._watch_workers({})
         for model in {model.name for model in server.models}:
-            self._tell_versions(model)
+            self._tell_versions(model, new=model not in self._told)
         self._status.set_problem("triton", None)
 
     def stop(self) -> int:
@@ -91,7 +92,8 @@ class KeptTriton:
 
     def died(self) -> bool:
         """Whether Triton is gone although nobody stopped it."""
-        return self._run is None or self._run.process.ended()
+        run = self._run  # once: another thread may be stopping it
+        return run is None or run.process.ended()
 
     def start_again(self, reason: str) -> None:
         """End what is left of Triton and start it anew, after a pause that grows with each death.
@@ -142,7 +144,7 @@ class KeptTriton:
             touch(self._models / model)
             self._load([model])
             self.probe([model])
-        except StartError as error:
+        except (ServingError, OSError) as error:
             if not self.died():
                 self.start_again(f"model {model} could not be loaded again: {error}")
             return False
@@ -159,6 +161,7 @@ class KeptTriton:
             StartError: a model is not served.
         """
         wanted = set(models)
+        self._status.beat()
         deadline_s = time.monotonic() + self._settings.startup_timeout_s
         with client(self.server.grpc_address) as connection:
             served = loaded_models(connection, self._settings.control_key, deadline_s=deadline_s)
@@ -177,20 +180,21 @@ class KeptTriton:
         """
         workers_before = self._workers()
         before = change.folder / "before"
-        before.mkdir()
-        self._swap(change, out=before)
         try:
+            self._swap(change, out=before)
             self._take_over(change)
-        except StartError as error:
+        except (ServingError, OSError) as error:  # a port is taken, the disk is full, or what was tried does not work
             self._swap_back(change, out=before)
+            shutil.rmtree(change.folder, ignore_errors=True)
             self._bring_back(change, str(error))
             raise RefusedVersionError(str(error), reason="load") from error
         finally:
             self._watch_workers(workers_before)
         for name in change.copies:
-            self._tell_versions(name)
+            self._tell_versions(name, new=True)
             self._status.changes.labels(name).inc()
         for name in change.removed:
+            self._told.discard(name)
             self._status.serving(name, {})
         shutil.rmtree(change.folder, ignore_errors=True)
 
@@ -211,13 +215,14 @@ class KeptTriton:
             if not self.died():
                 self._take_over(change)
                 return
-        except StartError as error:
+        except ServingError as error:
             reason = str(error)
         self.start_again(reason)
 
     def _load(self, models: Iterable[str]) -> None:
         # Ensembles come last: they take the models below them as they find them.
         for name in sorted(models, key=lambda name: (self._is_ensemble(name), name)):
+            self._status.beat()  # each may take as long as a start
             load_model(self.server.grpc_address, name, control_key=str(self._settings.control_key),
                        timeout_s=self._settings.startup_timeout_s)  # fmt: skip
 
@@ -225,6 +230,7 @@ class KeptTriton:
         return "ensemble_scheduling" in (self._models / name / CONFIG_FILE).read_text()
 
     def _swap(self, change: Change, *, out: Path) -> None:
+        out.mkdir()
         for name in (*change.copies, *change.removed):
             if (self._models / name).exists():
                 (self._models / name).rename(out / name)
@@ -232,15 +238,19 @@ class KeptTriton:
             copy.rename(self._models / name)
 
     def _swap_back(self, change: Change, *, out: Path) -> None:
+        """Undo a swap, be it half done."""
         for name, copy in change.copies.items():
-            (self._models / name).rename(copy)
-        for path in out.iterdir():
+            if not copy.exists():
+                (self._models / name).rename(copy)
+        for path in out.glob("*"):
             touch(path)
             path.rename(self._models / path.name)
 
-    def _tell_versions(self, model: str) -> None:
+    def _tell_versions(self, model: str, *, new: bool) -> None:
+        """Say what is served, and whether it is served only now: a new Triton serves what the one before it did."""
         versions = [folder.name for folder in versions_to_serve(self._models / model)]
-        self._status.serving(model, dict.fromkeys(versions, True))
+        self._told.add(model)
+        self._status.serving(model, dict.fromkeys(versions, new))
         _logger.info("serving %s version %s", model, ", ".join(versions))
 
     def _workers(self) -> dict[int, str]:

@@ -57,4 +57,5 @@ def _reload(
         if not triton.reload(model, reason):
             probing.forget()
             return False
+        probing.proved_right([model])
     return True

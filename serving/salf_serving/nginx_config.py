@@ -54,6 +54,11 @@ class FrontFiles:
     error_log: Path
 
     @property
+    def wrong(self) -> Path:
+        """Exists while a model's last answer to its probe was a wrong one."""
+        return self.ready.with_name("wrong")
+
+    @property
     def config(self) -> Path:
         """The configuration; holds Triton's control key."""
         return self.folder / "nginx.conf"
@@ -191,6 +196,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     lines += _location(
         f"= {_SERVICE}/{_INFER}",
         [
+            f'if (-f "{files.wrong}") {{ return 503; }}',
             f"limit_conn salf_all {settings.concurrent_requests};",
             f"limit_conn salf_client {settings.concurrent_requests_per_client};",
             *limit_req,

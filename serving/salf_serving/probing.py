@@ -3,13 +3,14 @@
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from tritonclient.utils import InferenceServerException
+import tritonclient.grpc as triton_grpc
 
-from salf_serving.errors import ProbeError, ProbeTimeoutError, ServingError, StartError
+from salf_serving.errors import ProbeError, ProbeTimeoutError, StartError, WrongAnswerError
 from salf_serving.kept_triton import KeptTriton
-from salf_serving.readiness import client, probe_model
+from salf_serving.readiness import answered_count, client, probe_model
 from salf_serving.snapshot import versions_to_serve
 from salf_serving.status import Status
 
@@ -20,7 +21,9 @@ class Probing:
     """Probes in a thread of its own, and only reports: to the status, and in `wrong` to who mends models.
 
     Attributes:
-        wrong: model -> wrong probes in a row, and what was wrong with the last.
+        wrong: model -> wrong probes in a row, and what was wrong with the last. A late answer is among them only if
+            the model has answered nobody since the late one before: a model that is merely busy is not mended.
+        untrue: models whose last answer was none of an error, but a wrong one.
     """
 
     def __init__(
@@ -31,7 +34,6 @@ class Probing:
         *,
         interval_s: float,
         timeout_s: float,
-        late_counts: bool,
         steady: threading.Lock,
     ) -> None:
         """Probe nothing yet.
@@ -42,45 +44,80 @@ class Probing:
             status: is told of every probe.
             interval_s: from one probe of all models to the next.
             timeout_s: how long a model may take, its queue included.
-            late_counts: whether a late answer is a wrong one.
             steady: held while models are probed; whoever changes what is served holds it too.
         """
         self._triton, self._models, self._status, self._steady = triton, models, status, steady
-        self._interval_s, self._timeout_s, self._late_counts = interval_s, timeout_s, late_counts
+        self._interval_s, self._timeout_s = interval_s, timeout_s
+        self._answered: dict[tuple[str, str], int | None] = {}
         self.wrong: dict[str, tuple[int, str]] = {}
+        self.untrue: set[str] = set()
 
     def forget(self) -> None:
-        """Triton was started again, and all its models answered right."""
+        """Triton was started again: what was wrong with its models is the past."""
         self.wrong.clear()
+        self.untrue.clear()
+
+    def proved_right(self, models: Iterable[str]) -> None:
+        """Models were loaded and answered right; whether they keep doing so counts on."""
+        self.untrue -= set(models)
 
     def go_on(self, stopping: threading.Event) -> None:
         """Probe until something stops it."""
         while not stopping.wait(self._interval_s):
-            with self._steady:
+            while not self._steady.acquire(timeout=self._interval_s):
+                self._status.probing_lives()  # what is served changes, and that may take its time
+            try:
+                self._status.probing_lives()
                 if stopping.is_set() or self._triton.died():
                     continue
-                try:
-                    self._probe_all()
-                except (ServingError, InferenceServerException, OSError) as error:
-                    _logger.warning("models could not be probed: %s", error)
+                self._probe_all()
+            except Exception as error:  # noqa: BLE001 - what nobody thought of must not end the probes unnoticed
+                sentence = f"models could not be probed: {type(error).__name__}: {error}"
+                self._status.set_problem("probing", sentence)
+                _logger.warning("%s", sentence)
+            else:
+                self._status.set_problem("probing", None)
+            finally:
+                self._steady.release()
 
     def _probe_all(self) -> None:
         with client(self._triton.server.grpc_address) as connection:
-            for model in sorted(self._models.iterdir()):
+            models = sorted(self._models.iterdir())
+            for gone in (self.wrong.keys() | self.untrue) - {model.name for model in models}:
+                self.wrong.pop(gone, None)
+                self.untrue.discard(gone)
+            for model in models:
                 for folder in versions_to_serve(model):
-                    started_s = time.monotonic()
-                    try:
-                        deadline_s = started_s + self._timeout_s
-                        probe_model(connection, self._models, model.name, folder.name, deadline_s=deadline_s)
-                    except (ProbeError, StartError) as error:
-                        late = isinstance(error, ProbeTimeoutError)
-                        self._status.probe_failures.labels(model.name, "late" if late else "wrong").inc()
-                        if not late or self._late_counts:
-                            times, _ = self.wrong.get(model.name, (0, ""))
-                            self.wrong[model.name] = (times + 1, str(error))
-                        self._status.set_problem(f"model {model.name}", str(error))
+                    if not self._is_right(connection, model.name, folder.name):
                         break
-                    self._status.probe_seconds.labels(model.name).observe(time.monotonic() - started_s)
                 else:
                     self.wrong.pop(model.name, None)
+                    self.untrue.discard(model.name)
                     self._status.set_problem(f"model {model.name}", None)
+                self._status.probing_lives()
+
+    def _is_right(self, connection: triton_grpc.InferenceServerClient, model: str, version: str) -> bool:
+        started_s = time.monotonic()
+        try:
+            probe_model(connection, self._models, model, version, deadline_s=started_s + self._timeout_s)
+        except (ProbeError, StartError) as error:
+            late = isinstance(error, ProbeTimeoutError)
+            self._status.probe_failures.labels(model, "late" if late else "wrong").inc()
+            if not (late and self._has_answered_others(connection, model, version)):
+                times, _ = self.wrong.get(model, (0, ""))
+                self.wrong[model] = (times + 1, str(error))
+            if isinstance(error, WrongAnswerError):
+                self.untrue.add(model)
+            self._status.set_problem(f"model {model}", str(error))
+            return False
+        self._status.probe_seconds.labels(model).observe(time.monotonic() - started_s)
+        return True
+
+    def _has_answered_others(
+        self, connection: triton_grpc.InferenceServerClient, model: str, version: str
+    ) -> bool:
+        """Whether a model works, slowly as it may be. Asked after each late probe, and unknown after the first."""
+        now = answered_count(connection, model, version)
+        before = self._answered.get((model, version))
+        self._answered[model, version] = now
+        return now is not None and now != before

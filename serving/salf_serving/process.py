@@ -1,10 +1,12 @@
 """Starting and stopping Triton and nginx, each behind a guard."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +15,26 @@ from salf_serving.errors import ServingError
 
 #: What the guard needs beyond Triton's own time to stop: killing, and removing shared memory.
 _GUARD_MARGIN_S = 10.0
+#: A killed process is gone after milliseconds; one that whoever adopted it does not collect stays a name for ever.
+_KILLED_S = 2.0
 
 
 @dataclass(frozen=True)
 class GuardedProcess:
-    """A running server and the guard in front of it; see guard.py."""
+    """A running server and the guard in front of it; see guard.py.
+
+    Attributes:
+        pid: of the server, which leads a process group of its own.
+        guard: the process in front of it.
+        shared_memory_prefix: what names in /dev/shm start with.
+    """
 
     pid: int
     guard: "subprocess.Popen[str]"
+    shared_memory_prefix: str
 
     def ended(self) -> bool:
-        """Whether the server has stopped and everything of it is cleaned up."""
+        """Whether the guard has ended: with the server and all that is left of it, unless somebody killed the guard."""
         return self.guard.poll() is not None
 
     def stop(self, timeout_s: float) -> int:
@@ -31,10 +42,21 @@ class GuardedProcess:
         if self.guard.stdin is not None:
             self.guard.stdin.close()
         try:
-            return self.guard.wait(timeout_s)
+            status = self.guard.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.guard.kill()
-            return self.guard.wait()
+            status = self.guard.wait()
+        if status < 0:  # the guard itself was killed: it has cleaned up nothing, and the server may drain for a while
+            self._clean_up()
+        return status
+
+    def _clean_up(self) -> None:
+        deadline_s = time.monotonic() + _KILLED_S
+        with suppress(ProcessLookupError):
+            while time.monotonic() < deadline_s:
+                os.killpg(self.pid, signal.SIGKILL)
+                time.sleep(0.02)
+        guard.remove_shared_memory(self.shared_memory_prefix)
 
 
 @contextmanager
@@ -79,7 +101,7 @@ def running(
     try:
         with process.stdout as output:
             line = output.readline()
-        server = GuardedProcess(pid=int(line) if line else process.pid, guard=process)
+        server = GuardedProcess(int(line) if line else process.pid, process, shared_memory_prefix)
         yield server
     finally:
-        (server or GuardedProcess(process.pid, process)).stop(stop_timeout_s + _GUARD_MARGIN_S)
+        (server or GuardedProcess(process.pid, process, shared_memory_prefix)).stop(stop_timeout_s + _GUARD_MARGIN_S)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from salf_contract import PROBE_REQUEST_ID
 from salf_serving.command import CONTROL_HEADER
-from salf_serving.errors import ProbeError, ProbeTimeoutError, StartError, StartupTimeoutError
+from salf_serving.errors import ProbeError, ProbeTimeoutError, StartError, StartupTimeoutError, WrongAnswerError
 from salf_serving.repository import PROBE_FILE
 
 RELATIVE_TOLERANCE = 1e-3
@@ -143,8 +143,8 @@ def probe_model(
     """Send one version of a model its probe; without a probe, only ask for its configuration.
 
     Raises:
-        ProbeError: the answer is wrong, empty, or an error.
-        ProbeTimeoutError: there is none in time.
+        ProbeError: the answer is an error; a WrongAnswerError if it is wrong or empty, a ProbeTimeoutError if there is
+            none in time.
         StartError: Triton does not know the model.
     """
     try:
@@ -155,6 +155,15 @@ def probe_model(
     if probe is not None:
         _check_answer(connection, name, version, probe, deadline_s)
     return ServedModel(name, version, config.backend or config.platform, probed=probe is not None)
+
+
+def answered_count(connection: triton.InferenceServerClient, name: str, version: str) -> int | None:
+    """How many pictures a version of a model has answered since it was loaded; None if Triton does not say."""
+    try:
+        statistics = connection.get_inference_statistics(name, version, client_timeout=_TRY_S)
+    except InferenceServerException:
+        return None
+    return sum(int(one.inference_count) for one in statistics.model_stats)
 
 
 def read_probe(path: Path) -> Probe | None:
@@ -233,7 +242,7 @@ def _check_answer(
         raise kind(f"model {model} version {version} answered its probe with an error: {error.message()}") from error
     wrong = compare(probe.outputs, answers)
     if wrong is not None:
-        raise ProbeError(f"model {model} version {version} {wrong}; export the model again")
+        raise WrongAnswerError(f"model {model} version {version} {wrong}; export the model again")
 
 
 def _remaining(deadline_s: float) -> float:

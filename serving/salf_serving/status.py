@@ -29,9 +29,11 @@ class Status:
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {"start": "the server is starting"}
         self._beat_s = time.monotonic()
+        self._probing_s: float | None = None
         self.registry = CollectorRegistry()
         registry = self.registry
-        self._ready = Gauge("salf_ready", "1 while every model answers its probe right.", registry=registry)
+        ready = Gauge("salf_ready", "1 while every model answers its probe right.", registry=registry)
+        ready.set_function(lambda: float(not self.problems))
         self._version = Gauge("salf_model_version", "Newest served version.", ["model"], registry=registry)
         self._loaded = Gauge(
             "salf_model_loaded_timestamp_seconds", "When what is served was put into service.", ["model"],
@@ -71,6 +73,7 @@ class Status:
         self.front_refusals = Counter(
             "salf_front_refusals", "Requests that the front answered itself, by reason.", ["reason"], registry=registry
         )
+        self._certificate: Gauge | None = None
         self.lost_spans = Counter("salf_lost_spans", "Spans of the front that no collector took.", registry=registry)
         self.triton_up = Gauge("salf_triton_up", "1 if Triton gave its metrics to this page.", registry=registry)
         for process in ("triton", "front"):
@@ -84,6 +87,10 @@ class Status:
         """The supervisor is alive."""
         self._beat_s = time.monotonic()
 
+    def probing_lives(self) -> None:
+        """Whoever probes has probed a model, or waits for a change of what is served. Never again means not ready."""
+        self._probing_s = time.monotonic()
+
     def set_problem(self, part: str, problem: str | None) -> None:
         """Say why a part ("triton", "front", "model NAME", ...) is not ready, or (None) that it is."""
         with self._lock:
@@ -91,17 +98,28 @@ class Status:
                 self._problems.pop(part, None)
             else:
                 self._problems[part] = problem
-            self._ready.set(not self._problems)
 
     @property
     def problems(self) -> Mapping[str, str]:
         """Part -> why it is not ready; empty when everything is."""
         with self._lock:
-            return dict(self._problems)
+            problems = dict(self._problems)
+        if self._probing_s is not None and (age_s := time.monotonic() - self._probing_s) > self._stuck_after_s:
+            problems["probing"] = f"no model was probed for {age_s:.0f} s"
+        return problems
 
     def is_stuck(self) -> bool:
         """Whether the supervisor has looked at nothing for too long."""
         return time.monotonic() - self._beat_s > self._stuck_after_s
+
+    def certificate_expires(self, moment: float) -> None:
+        """When the front's certificate stops being valid, as Unix time; without TLS there is no such metric."""
+        if self._certificate is None:
+            self._certificate = Gauge(
+                "salf_front_certificate_expiry_timestamp_seconds", "When the front's certificate expires.",
+                registry=self.registry,
+            )  # fmt: skip
+        self._certificate.set(moment)
 
     def serving(self, model: str, versions: Mapping[str, bool]) -> None:
         """What is served of a model: version -> whether it was put into service just now; empty: nothing any more."""

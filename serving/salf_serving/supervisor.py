@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from salf_serving.errors import RefusedVersionError, ServingError
+from salf_serving.errors import RefusedVersionError, ServerDiedError, ServingError
 from salf_serving.front import Front, find_nginx
 from salf_serving.kept_front import KeptFront
 from salf_serving.kept_triton import KeptTriton
@@ -62,7 +62,10 @@ def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] 
 
 
 class _Supervisor:
-    """One run of `serve`. The main thread acts; two more probe and watch the repository, and only report."""
+    """One run of `serve`. The main thread looks after Triton, which may take minutes, and another after the front.
+
+    Two more probe and watch the repository, and only report.
+    """
 
     def __init__(self, settings: ServeSettings, run: Path, public: Path) -> None:
         self._settings = settings
@@ -83,6 +86,8 @@ class _Supervisor:
         )
         self._triton = KeptTriton(self._launch, self._status)
         self._front: KeptFront | None = None
+        self._front_thread: threading.Thread | None = None
+        self._front_end: ServerDiedError | None = None
         self._watch = RepositoryWatch(
             settings.launch.repository.expanduser().absolute(),
             self._live,
@@ -99,8 +104,6 @@ class _Supervisor:
             self._status,
             interval_s=settings.probe_interval_s,
             timeout_s=settings.probe_timeout_s,
-            # Without a front anybody may have asked too much at once; new workers would not help.
-            late_counts=settings.front is not None,
             steady=self._steady,
         )
         self.exit_status = 0
@@ -138,6 +141,11 @@ class _Supervisor:
             self._say_ready()
             for name, work in (("probing", self._probing.go_on), ("watching", self._look_again_and_again)):
                 threading.Thread(target=work, args=(self._stopping,), name=name, daemon=True).start()
+            if self._front is not None:
+                self._front_thread = threading.Thread(
+                    target=self._look_after_front, args=(self._front,), name="front", daemon=True
+                )
+                self._front_thread.start()
             yield
 
     def server(self) -> RunningServer:
@@ -162,8 +170,8 @@ class _Supervisor:
                 with self._steady:
                     self._triton.start_again("it died")
                     self._probing.forget()
-            if self._front is not None:
-                self._front.look_after()
+            if self._front_end is not None:
+                raise self._front_end
             mend_models(
                 self._triton,
                 self._probing,
@@ -205,6 +213,8 @@ class _Supervisor:
         self._status.set_problem("stop", "the server is stopping")
         self._say_ready()
         if self._front is not None:
+            if self._front_thread is not None:
+                self._front_thread.join()
             self._front.drain_and_stop()
         self.exit_status = self._triton.stop()
 
@@ -214,7 +224,18 @@ class _Supervisor:
         else:
             self._status.set_problem("start", None)
         if self._front is not None:
-            self._front.set_ready(ready=not self._status.problems)
+            self._front.set_flags(ready=not self._status.problems, wrong=bool(self._probing.untrue))
+
+    def _look_after_front(self, front: KeptFront) -> None:
+        """Tokens are taken away, and a dead nginx is replaced, while models load."""
+        while not self._stopping.wait(_TICK_S):
+            try:
+                front.look_after()
+            except ServerDiedError as error:
+                self._front_end = error
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, nginx goes on, and so must this
+                _logger.warning("the front could not be looked after: %s: %s", type(error).__name__, error)
 
     def _take_change(self) -> None:
         try:
@@ -224,6 +245,7 @@ class _Supervisor:
         with self._steady:
             try:
                 self._triton.apply(change)
+                self._probing.proved_right(change.copies)
                 self._watch.put_into_service(change)
             except RefusedVersionError as error:
                 self._watch.refuse(change.family, change.signatures.items(), error)
@@ -234,8 +256,8 @@ class _Supervisor:
         while not stopping.wait(self._settings.watch_interval_s):
             try:
                 change = self._watch.look()
-            except (ServingError, OSError) as error:
-                _logger.warning("the repository could not be looked at: %s", error)
+            except Exception as error:  # noqa: BLE001 - one odd repository must not end the watch unnoticed
+                _logger.warning("the repository could not be looked at: %s: %s", type(error).__name__, error)
                 continue
             if change is not None:
                 self._changes.put(change)

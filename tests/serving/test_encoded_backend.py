@@ -217,6 +217,30 @@ def test_another_preparation_of_the_answering_version_is_followed(load, triton, 
     assert len(triton.asked) == 3
 
 
+def test_a_version_that_was_published_anew_is_read_by_what_answers(load, triton, tmp_path):
+    """Two documents of one version: the endpoint begins with the old one."""
+    model, anew = load(), document(1, crop_fraction=0.5)
+    (tmp_path / "1/metadata.json").write_text(anew.to_json())
+    triton.explain = lambda inputs: answer(anew, len(inputs["image"]))
+    pin = json.dumps({"salf_explain_version": 1})
+    for asked in (2, 3):
+        (response,) = model.execute([request(png(), parameters=pin)])
+        assert response.outputs["crop_box"].tolist() == [[3, 2, 9, 6]]
+        assert len(triton.asked) == asked
+
+
+def test_an_explain_model_that_changes_at_each_answer_is_given_up_after_two(load, triton, tmp_path):
+    model = load()
+    documents = [document(), document(2, crop_fraction=0.5)]
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/metadata.json").write_text(documents[1].to_json())
+    triton.explain = lambda inputs: answer(documents[len(triton.asked) % 2], len(inputs["image"]))
+    (response,) = model.execute([request(png())])
+    assert response.error().message().startswith("MODEL_UNAVAILABLE: ")
+    assert response.error().code() == TritonError.UNAVAILABLE
+    assert len(triton.asked) == 2
+
+
 def test_an_unknown_document_and_a_missing_model_are_unavailable(load, triton):
     model = load()
     triton.explain = lambda inputs: answer(document(9), len(inputs["image"]))
@@ -299,6 +323,19 @@ def test_probes_are_no_traffic(load, triton):
         values[key[0]] += value
     assert values["salf_explanations_total"] == values["salf_top_concepts_total"] == 2
     assert values["salf_explanation_seconds"] == 4, "one request in four stages"
+
+
+def test_failed_probes_are_no_failures_of_clients(load, triton):
+    model = load()
+
+    def missing(_inputs):
+        raise TritonModelException("not found")
+
+    triton.explain = missing
+    model.execute([request(png(), name=PROBE_REQUEST_ID), request(b"bad", name=PROBE_REQUEST_ID), request(png())])
+    model.observations.hand_over()
+    failures = {key: value for key, value in triton.values.items() if key[0] == "salf_failures_total"}
+    assert list(failures.values()) == [1]
 
 
 def test_lost_metrics_do_not_pile_up(load, triton, monkeypatch):

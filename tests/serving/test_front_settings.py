@@ -100,7 +100,7 @@ def test_nginx_accepts_it_and_refuses_what_it_cannot_use(tmp_path, nginx):
         update={"certificate": tmp_path / "none.pem", "certificate_key": tmp_path / "none.key"}
     )
     front = Front(nginx=nginx, settings=broken, files=files, port=18001, triton_port=18002, control_key="KEY")
-    with pytest.raises(FrontError, match=r"nginx refuses its configuration: .*none\.pem"):
+    with pytest.raises(FrontError, match=r"the front needs .*none\.pem, which cannot be read: No such file"):
         front.write()
     assert files.config.read_text() == before
 

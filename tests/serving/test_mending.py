@@ -38,7 +38,7 @@ def mend(tmp_path):
 
     def run(triton: Triton, wrong: dict[str, int]) -> dict[str, tuple[int, str]]:
         steady = threading.Lock()
-        probing = Probing(triton, tmp_path, Status(), interval_s=1, timeout_s=1, late_counts=True, steady=steady)
+        probing = Probing(triton, tmp_path, Status(), interval_s=1, timeout_s=1, steady=steady)
         probing.wrong = {model: (times, f"{model} is wrong") for model, times in wrong.items()}
         mend_models(triton, probing, steady=steady, say_unready=lambda _model, _reason: None)
         return probing.wrong

@@ -35,6 +35,8 @@ _STATUS = {
     Refusal.VERSION_NOT_SERVED: "NOT_FOUND",
     Refusal.SERVER_FAULT: "INTERNAL",
 }
+#: How often a request is prepared and asked, if the explain model answers by another document each time.
+_MOST_TRIES = 2
 _OUTPUT_NAMES = tuple(spec.name for spec in ENCODED_OUTPUTS)
 
 
@@ -85,7 +87,7 @@ class TritonPythonModel:
             try:
                 asks.append(self._read(index, request))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, the worker lives on
-                responses[index] = self._refuse(error)
+                responses[index] = self._refuse(error, request)
         # Triton drops what was cancelled in its queue. Asking it again is a round trip for each request: it pays only
         # when whole batches wait for a decoder.
         if sum(len(ask.encoded) for ask in asks) >= self.full_batch:
@@ -93,8 +95,10 @@ class TritonPythonModel:
         for version in {ask.version: None for ask in asks}:
             left = [ask for ask in asks if ask.version == version]
             # A second time only if the explain model changed its version, and with it the preparation, in between.
-            while left:
-                left = self._answer(left, responses)
+            for _ in range(_MOST_TRIES):
+                left = self._answer(left, responses) if left else []
+            for ask in left:
+                responses[ask.index] = self._refuse(_keeps_changing(self.explain_model.name), ask.request)
         total_s = time.perf_counter() - started_s
         counted = sum(request.request_id() != PROBE_REQUEST_ID for request in requests)
         self.observations.took("total", self.explain_model.document.version, *[total_s] * counted)
@@ -127,7 +131,8 @@ class TritonPythonModel:
         for ask in asks:
             if ask.request.is_cancelled():
                 sentence = "the caller gave up before its picture was decoded"
-                responses[ask.index] = self._refuse(PictureRefusedError(Refusal.REQUEST_CANCELLED, sentence))
+                error = PictureRefusedError(Refusal.REQUEST_CANCELLED, sentence)
+                responses[ask.index] = self._refuse(error, ask.request)
             else:
                 wanted.append(ask)
         return wanted
@@ -142,7 +147,7 @@ class TritonPythonModel:
             document = self.explain_model.described(asks[0].version)
         except PictureRefusedError as error:
             for ask in asks:
-                responses[ask.index] = self._refuse(error)
+                responses[ask.index] = self._refuse(error, ask.request)
             return []
         pictures: list[Pictures] = []
         for ask in asks:
@@ -152,7 +157,7 @@ class TritonPythonModel:
                 if not ask.is_probe:
                     self.observations.took("decode", document.version, time.perf_counter() - started_s)
             except Exception as error:  # noqa: BLE001
-                responses[ask.index] = self._refuse(error)
+                responses[ask.index] = self._refuse(error, ask.request)
         if not pictures:
             return []
         started_s = time.perf_counter()
@@ -163,7 +168,7 @@ class TritonPythonModel:
                 return [one.ask for one in pictures]
         except Exception as error:  # noqa: BLE001
             for one in pictures:
-                responses[one.ask.index] = self._refuse(error)
+                responses[one.ask.index] = self._refuse(error, one.ask.request)
             return []
         self.observations.took("infer", answered_by.version, *[infer_s] * _counted(pictures))
         return self._respond(pictures, answer, answered_by, responses)
@@ -187,15 +192,22 @@ class TritonPythonModel:
         self.observations.took("answer", document.version, *[answer_s] * _counted(pictures))
         return []
 
-    def _refuse(self, error: Exception) -> Any:
+    def _refuse(self, error: Exception, request: Any) -> Any:
         if not isinstance(error, PictureRefusedError):
             pb_utils.Logger.log_error(f"salf_encoded: {type(error).__name__}: {error}")
             error = PictureRefusedError(
                 Refusal.SERVER_FAULT, f"the server failed ({type(error).__name__}); see its log"
             )
-        self.observations.failed(error.code, self.explain_model.document.version)
+        if request.request_id() != PROBE_REQUEST_ID:
+            self.observations.failed(error.code, self.explain_model.document.version)
         code = getattr(pb_utils.TritonError, _STATUS.get(error.code, "INVALID_ARG"))
         return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), code))
+
+
+def _keeps_changing(model: str) -> PictureRefusedError:
+    return PictureRefusedError(
+        Refusal.MODEL_UNAVAILABLE, f"model {model} changes how pictures must be prepared at this moment; try again"
+    )
 
 
 def _counted(pictures: Sequence[Pictures]) -> int:

@@ -57,6 +57,8 @@ class ExplainModel:
         self.name = self.document.name
         self._folder = folder
         self._documents = {self.document.contract_id: self.document}
+        #: What answered last, if a version was published anew with other content.
+        self._by_version: dict[int, Metadata] = {}
 
     def described(self, version: int | None) -> Metadata:
         """The document by which pictures for a version are prepared.
@@ -126,6 +128,8 @@ class ExplainModel:
         document = self._document(contract_id_from_words(answer["contract_id"][0].astype(np.int32)))
         if version is None:
             self.document = document
+        else:
+            self._by_version[version] = document
         return answer, document
 
     def _document(self, contract_id: str) -> Metadata:
@@ -148,7 +152,8 @@ class ExplainModel:
             self._documents[document.contract_id] = document
 
     def _of_version(self, version: int) -> Metadata | None:
-        return next((one for one in self._documents.values() if one.version == version), None)
+        known = (one for one in self._documents.values() if one.version == version)
+        return self._by_version.get(version) or next(known, None)
 
     def _not_served(self, version: int, reason: str) -> PictureRefusedError:
         return PictureRefusedError(
