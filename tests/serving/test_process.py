@@ -1,0 +1,40 @@
+"""The guard in front of a server, here of a small one."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from served import is_gone, wait_until
+
+from salf_serving.process import running
+
+#: Puts something into shared memory, has a child, and takes its time to stop.
+STUBBORN = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_a_killed_guard_leaves_neither_processes_nor_shared_memory(tmp_path, with_server):
+    prefix = f"salf_{os.getpid()}_guarded"
+    memory = Path("/dev/shm") / f"{prefix}_part"
+    command = [sys.executable, "-c", STUBBORN, str(memory)]
+    with running(
+        command, os.environ, name="it", log_file=tmp_path / "log", shared_memory_prefix=prefix, stop_timeout_s=30
+    ) as process:
+        wait_until(lambda: memory.exists() and memory.read_text())
+        child = int(memory.read_text())
+        os.kill(process.guard.pid, signal.SIGSTOP)  # it must not clean up before it is killed
+        if with_server:
+            os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.guard.pid, signal.SIGKILL)
+        wait_until(process.ended)
+    assert is_gone(process.pid)
+    assert is_gone(child)
+    assert not memory.exists()
