@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from certificates import write_certificate
 from served import access_log, code_of, command_of, infer_request, is_right, rss_mb, serving, stub_on, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -250,46 +251,12 @@ def authority(tmp_path_factory):
     """Makes certificates; gives their folder."""
     folder = tmp_path_factory.mktemp("tls")
     now = dt.datetime.now(dt.UTC)
-    _certificate(folder, "ca", issuer=None, until=now + dt.timedelta(days=1))
-    _certificate(folder, "server", issuer="ca", until=now + dt.timedelta(days=1))
-    _certificate(folder, "client", issuer="ca", until=now + dt.timedelta(days=1))
-    _certificate(folder, "expired", issuer="ca", until=now - dt.timedelta(days=1))
-    _certificate(folder, "stranger", issuer=None, until=now + dt.timedelta(days=1))
+    write_certificate(folder, "ca", issuer=None, until=now + dt.timedelta(days=1))
+    write_certificate(folder, "server", issuer="ca", until=now + dt.timedelta(days=1))
+    write_certificate(folder, "client", issuer="ca", until=now + dt.timedelta(days=1))
+    write_certificate(folder, "expired", issuer="ca", until=now - dt.timedelta(days=1))
+    write_certificate(folder, "stranger", issuer=None, until=now + dt.timedelta(days=1))
     return folder
-
-
-def _certificate(folder: Path, name: str, *, issuer: str | None, until: dt.datetime) -> None:
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    signer, signing_key = subject, key
-    if issuer is not None:
-        signer = x509.load_pem_x509_certificate((folder / f"{issuer}.pem").read_bytes()).subject
-        loaded = serialization.load_pem_private_key((folder / f"{issuer}.key").read_bytes(), None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-        signing_key = loaded
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(signer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(until - dt.timedelta(days=30))
-        .not_valid_after(until)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(signing_key, hashes.SHA256())
-    )
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / f"{name}.key").write_bytes(private)
 
 
 def test_tokens_and_certificates_are_needed_and_never_shown(tiny, runtime, nginx, authority, good, tmp_path):

@@ -1,0 +1,155 @@
+"""A real nginx without Triton behind it: what the supervisor's thread for the front does about files and hangs."""
+
+import datetime as dt
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from certificates import write_certificate
+from served import wait_until
+
+from salf_serving import FrontSettings, ServingError, free_port
+from salf_serving.access_log import AccessLog
+from salf_serving.front import Front
+from salf_serving.front_check import ask_front
+from salf_serving.kept_front import KeptFront
+from salf_serving.nginx_config import FrontFiles
+from salf_serving.status import Status
+
+SECRET = "0123456789abcdef0123456789ABCDEF"
+
+
+@pytest.fixture
+def kept(nginx, tmp_path, monkeypatch):
+    """Start nginx with settings; gives the front, its status and its files."""
+    monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
+    running = []
+
+    def start(**settings) -> tuple[KeptFront, Status, Front]:
+        folder, public = tmp_path / "run", tmp_path / "public"
+        folder.mkdir()
+        public.mkdir()
+        front = Front(
+            nginx=nginx,
+            settings=FrontSettings(**settings),
+            files=FrontFiles(
+                folder=folder, ready=public / "ready", access_log=tmp_path / "a.log", error_log=tmp_path / "e.log"
+            ),
+            port=free_port(),
+            triton_port=free_port(),
+            control_key="KEY",
+        )
+        status = Status()
+        one = KeptFront(front, status, stop_timeout_s=3)
+        running.append(one)
+        one.start()
+        status.set_problem("start", None)
+        return one, status, front
+
+    yield start
+    for one in running:
+        one.drain_and_stop()
+
+
+@pytest.fixture
+def tls(tmp_path) -> dict[str, Path]:
+    write_certificate(tmp_path, "server", until=dt.datetime.now(dt.UTC) + dt.timedelta(days=1))
+    return {"certificate": tmp_path / "server.pem", "certificate_key": tmp_path / "server.key"}
+
+
+def reloads(status: Status, result: str) -> float | None:
+    return status.registry.get_sample_value("salf_front_reloads_total", {"result": result})
+
+
+def test_a_token_file_that_is_closed_as_the_message_says_is_read_again(kept, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"shop {SECRET}\n")
+    front, status, _ = kept(tokens=tokens)
+    tokens.chmod(0o644)
+    front.look_after()
+    assert reloads(status, "refused") == 1
+    tokens.chmod(0o600)
+    front.look_after()
+    assert reloads(status, "done") == 1
+
+
+def test_a_hanging_nginx_is_not_ready(kept):
+    front, status, made = kept()
+    front.look_after()
+    assert status.problems == {}
+    assert front._process is not None
+    workers = [int(pid) for pid in Path(f"/proc/{front._process.pid}/task/{front._process.pid}/children").read_text().split()]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        front.look_after()
+        assert status.problems["front"].startswith(f"nginx does not answer on port {made.port}")
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    front.look_after()
+    assert status.problems == {}
+
+
+def test_the_certificates_end_is_told_and_not_waited_for(kept, tls, tmp_path):
+    front, status, _ = kept(**tls)
+    front.look_after()
+    assert status.problems == {}
+    expires = status.registry.get_sample_value("salf_front_certificate_expiry_timestamp_seconds")
+    assert expires == pytest.approx(time.time() + 86400, abs=60)
+    write_certificate(tmp_path, "server", until=dt.datetime.now(dt.UTC) - dt.timedelta(days=1))
+    front.look_after()
+    wait_until(lambda: front.look_after() or "front" in status.problems)
+    assert status.problems["front"] == "the front's certificate is not valid now: certificate has expired"
+
+
+def test_broken_certificates_keep_neither_a_dead_nginx_nor_a_full_log(kept, tls, monkeypatch):
+    """nginx is started and reloaded with copies of what was checked last."""
+    front, status, made = kept(**tls)
+    tls["certificate"].write_text("no certificate")
+    front.look_after()
+    assert reloads(status, "refused") == 1
+    assert front._process is not None
+    os.kill(front._process.pid, signal.SIGKILL)
+    wait_until(front._process.ended)
+    front.look_after()
+    wait_until(lambda: front.look_after() or status.problems == {}, what="a new nginx")
+
+    monkeypatch.setattr(AccessLog, "needs_rotation", lambda _log: not made.files.access_log.with_suffix(".1.log").exists())
+    front.look_after()
+    wait_until(made.files.access_log.exists, what="a new log")
+
+
+def test_a_full_disk_ends_neither_the_front_nor_its_supervisor(kept, monkeypatch, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"shop {SECRET}\n")
+    front, status, _ = kept(tokens=tokens)
+
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("salf_serving.front._write_closed", full)
+    monkeypatch.setattr(AccessLog, "needs_rotation", lambda _log: True)
+    monkeypatch.setattr(AccessLog, "rotate", full)
+    monkeypatch.setattr(Path, "touch", full)
+    tokens.write_text(f"shop {SECRET}2\n")
+    front.look_after()
+    front.set_flags(ready=True, wrong=True)
+    assert reloads(status, "refused") == 1
+    assert status.problems == {}
+
+
+def test_something_that_is_no_nginx_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ServingError, match=f"nginx does not answer on port {port}: timed out"):
+            ask_front("0.0.0.0", port, certificate=None, timeout_s=0.2)
+    with pytest.raises(ServingError, match=f"nginx does not answer on port {port}: .*refused"):
+        ask_front("127.0.0.1", port, certificate=None, timeout_s=0.2)
