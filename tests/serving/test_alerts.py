@@ -147,23 +147,26 @@ def test_a_healthy_server_is_scraped_whole_and_fires_nothing(prometheus, served)
 
 
 def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, fires):
-    """Requests that wait for it come late; those that find no place are refused."""
+    """Requests that wait for it come late or are given up; those that find no place are refused."""
 
     def hang() -> None:
         triton = served.triton()
         with ThreadPoolExecutor(50) as pool:
             os.kill(triton, signal.SIGSTOP)
             try:
-                answers = pool.map(lambda endpoint: endpoint.ask(picture), [Endpoint(served.address)] * 50)
+                given_up = list(pool.map(lambda endpoint: endpoint.ask(picture, timeout_s=0.5), endpoints[:25]))
+                answers = pool.map(lambda endpoint: endpoint.ask(picture), endpoints)
                 time.sleep(2.2)
             finally:
                 os.kill(triton, signal.SIGCONT)
+            assert all(isinstance(answer, Failure) for answer in given_up)
             for answer in answers:
                 assert not isinstance(answer, Failure) or "too many requests" in answer.message
 
     picture = (PICTURES / "farm.jpg").read_bytes()
+    endpoints = [Endpoint(served.address)] * 50
     hang()
-    fires("SalfTritonDown", "SalfLatencyBurnsFast", "SalfLatencyBurnsSlowly", "SalfRefusesForLoad", again=hang)
+    fires("SalfCallersGiveUp", "SalfTritonDown", "SalfLatencyBurnsFast", "SalfLatencyBurnsSlowly", "SalfRefusesForLoad", again=hang)
 
 
 def test_a_killed_worker_is_seen(served, fires):
