@@ -11,7 +11,7 @@ from salf_serving.ports import LOOPBACK
 from salf_serving.runtime import Runtime
 from salf_serving.tracing import TraceSettings, triton_trace_options
 
-#: The name is shared with backends/onnxruntime/model.py, which runs inside Triton and imports nothing of ours.
+#: The name is shared with graph_config.py, which runs inside Triton and imports nothing of ours.
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
 #: gRPC metadata that carries the key of a closed interface; Triton makes the name from "salf" below.
 CONTROL_HEADER = "triton-grpc-protocol-salf"

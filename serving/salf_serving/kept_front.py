@@ -12,6 +12,7 @@ from salf_serving.front import Front, drain_front, front_running, reload_front
 from salf_serving.front_check import ask_front
 from salf_serving.process import GuardedProcess
 from salf_serving.restarts import Restarts
+from salf_serving.small_logs import keep_small
 from salf_serving.status import Status
 from salf_serving.tracing import TraceSettings
 
@@ -67,6 +68,7 @@ class KeptFront:
             self._log.count()
             if self._log.needs_rotation():
                 self._rotate()
+            keep_small(self._front.files.error_log)
             if (stamps := self._stamps()) != self._inputs:
                 self._inputs = stamps
                 self._read_again()

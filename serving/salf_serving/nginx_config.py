@@ -113,8 +113,8 @@ def _main(settings: FrontSettings, files: FrontFiles, worker_user: str | None) -
         f"worker_rlimit_nofile {settings.max_connections + 256};",
         f"worker_shutdown_timeout {settings.answer_timeout_s}s;",
         f'pid "{files.pid}";',
-        # From "error" on, lines name clients' addresses and requests.
-        f'error_log "{files.error_log}" {"warn" if settings.log_addresses else "crit"};',
+        # Up to "crit" (some failures of TLS), lines name clients' addresses and requests.
+        f'error_log "{files.error_log}" {"warn" if settings.log_addresses else "alert"};',
         f"events {{ worker_connections {settings.max_connections}; }}",
     ]
 

@@ -86,7 +86,8 @@ def running(
     """
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("wb") as log:
+        log_file.write_bytes(b"")
+        with log_file.open("ab") as log:  # appending, so that it may be emptied meanwhile
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, str(stop_timeout_s), shared_memory_prefix,
                  str(os.getpid()), *command],

@@ -138,6 +138,13 @@ class Status:
             self._loaded.labels(model).set_to_current_time()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, _request: object, _client_address: object) -> None:
+        """A scraper that hangs up is no news; the library would print its address and a stack trace."""
+
+
 @contextmanager
 def status_endpoint(status: Status, *, address: str, port: int, metrics: Callable[[float], bytes]) -> Iterator[int]:
     """Answer /healthz, /readyz and /metrics while a block runs; yields the port.
@@ -187,12 +194,11 @@ def status_endpoint(status: Status, *, address: str, port: int, metrics: Callabl
             """Write no log."""
 
     try:
-        server = ThreadingHTTPServer((address, port), Handler)
+        server = _QuietServer((address, port), Handler)
     except OSError as error:
         raise ServingError(
             f"port {port} on {address} cannot be used: {error.strerror}; choose another with --status-port"
         ) from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="status", daemon=True)
     thread.start()
     try:

@@ -24,6 +24,7 @@ from salf_serving.run_folders import run_folders
 from salf_serving.server import RunningServer, default_log_file, launched
 from salf_serving.settings import LaunchSettings, ServeSettings
 from salf_serving.signals import StopRequested, stop_signals
+from salf_serving.small_logs import keep_small
 from salf_serving.status import Status, status_endpoint
 from salf_serving.watch import Change, RepositoryWatch
 
@@ -180,6 +181,8 @@ class _Supervisor:
             )
             self._take_change()
             self._say_ready()
+            if self._launch.log_file is not None:
+                keep_small(self._launch.log_file)
             time.sleep(_TICK_S)
 
     def _make_front(self) -> KeptFront:

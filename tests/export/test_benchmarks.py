@@ -107,7 +107,9 @@ def test_an_unknown_benchmark_is_an_error(tmp_path):
 def test_under_overload_only_right_answers_in_time_are_good():
     from tritonclient.grpc import service_pb2
 
-    from benchmarks.overload import DEADLINE_S, Question, Tally, _count_answer
+    import grpc
+
+    from benchmarks.overload import DEADLINE_S, Question, Tally, _count_answer, _count_error
 
     question = Question(b"", np.array([1.0, 2.0], np.float32))
 
@@ -123,6 +125,16 @@ def test_under_overload_only_right_answers_in_time_are_good():
     _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
     _count_answer(tally, question, answer([2.0, 1.0]), 0.1)
     assert (tally.good_s, tally.late, tally.wrong) == ([0.1], 1, 1)
+
+    class Ended(grpc.RpcError):
+        def __init__(self, code):
+            self.code = lambda: code
+
+    tally = Tally()
+    _count_answer(tally, question, answer([1.0, 2.0]), DEADLINE_S + 0.1)
+    _count_error(tally, Ended(grpc.StatusCode.DEADLINE_EXCEEDED), DEADLINE_S)
+    _count_error(tally, Ended(grpc.StatusCode.RESOURCE_EXHAUSTED), 0.01)
+    assert tally.accepted_s == [DEADLINE_S + 0.1, DEADLINE_S], "what was accepted and came late is in the percentile"
 
 
 def test_a_served_answer_that_differs_is_not_timed():

@@ -9,6 +9,7 @@ import pytest
 from served import is_gone, wait_until
 
 from salf_serving.process import running
+from salf_serving.small_logs import keep_small
 
 #: Puts something into shared memory, has a child, and takes its time to stop.
 STUBBORN = """
@@ -18,6 +19,23 @@ child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.sig
 pathlib.Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(60)
 """
+
+
+def test_a_log_that_is_appended_to_is_set_aside_when_it_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr("salf_serving.small_logs.LARGEST_BYTES", 1000)
+    log = tmp_path / "it.log"
+    log.write_text("of an earlier start\n")
+    endless = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)"
+    with running(
+        [sys.executable, "-c", endless], os.environ, name="it", log_file=log,
+        shared_memory_prefix=f"salf_{os.getpid()}_log", stop_timeout_s=5,
+    ):  # fmt: skip
+        wait_until(lambda: log.stat().st_size > 1000)
+        keep_small(log)
+        aside = log.with_name("it.log.1")
+        assert aside.read_text().startswith("x" * 99 + "\n")
+        wait_until(lambda: log.stat().st_size > 0)
+        assert b"\0" not in log.read_bytes(), "emptied, and not a hole that is as long as before"
 
 
 @pytest.mark.parametrize("with_server", [False, True])

@@ -1,0 +1,81 @@
+"""The supervisor's threads, without a server."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from served import wait_until
+
+from salf_serving import FrontSettings, LaunchSettings, ServeSettings
+from salf_serving.errors import ServerDiedError
+from salf_serving.supervisor import _Supervisor
+
+
+class Front:
+    """Counts looks, in the place of a KeptFront; an error is raised once."""
+
+    def __init__(self) -> None:
+        self.looks, self.error = 0, None
+
+    def look_after(self) -> None:
+        self.looks += 1
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def set_flags(self, *, ready: bool, wrong: bool) -> None:
+        self.flags = (ready, wrong)
+
+
+@pytest.fixture
+def supervisor(tmp_path):
+    (tmp_path / "run").mkdir()
+    settings = ServeSettings(
+        launch=LaunchSettings(repository=tmp_path, log_file=tmp_path / "triton.log"), front=FrontSettings()
+    )
+    one = _Supervisor(settings, tmp_path / "run", tmp_path)
+    one._front = Front()
+    one._triton = SimpleNamespace(died=lambda: False, dead_workers=lambda: ())
+    thread = threading.Thread(target=one._look_after_front, args=(one._front,), daemon=True)
+    thread.start()
+    yield one
+    one._stopping.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_the_front_is_looked_after_while_the_main_thread_waits_for_a_model(supervisor):
+    time.sleep(0.5)
+    assert supervisor._front.looks >= 3
+
+
+def test_an_odd_error_of_the_front_is_not_its_end_but_too_many_deaths_are(supervisor):
+    supervisor._front.error = ValueError("odd")
+    looks = supervisor._front.looks
+    wait_until(lambda: supervisor._front.looks > looks + 2)
+    supervisor._front.error = ServerDiedError("nginx died 6 times")
+    with pytest.raises(ServerDiedError, match="nginx died 6 times"):
+        supervisor.watch_over()
+
+
+def test_the_front_is_told_of_wrong_answers(supervisor):
+    supervisor._say_ready()
+    assert supervisor._front.flags == (True, False)
+    supervisor._probing.untrue.add("a")
+    supervisor._status.set_problem("model a", "answered wrongly")
+    supervisor._say_ready()
+    assert supervisor._front.flags == (False, True)
+
+
+def test_the_watch_survives_what_nobody_thought_of(supervisor, monkeypatch):
+    looks = []
+
+    def look():
+        looks.append(1)
+        raise ValueError("odd")
+
+    monkeypatch.setattr(supervisor._watch, "look", look)
+    monkeypatch.setattr(supervisor, "_settings", SimpleNamespace(watch_interval_s=0.01))
+    threading.Thread(target=supervisor._look_again_and_again, args=(supervisor._stopping,), daemon=True).start()
+    wait_until(lambda: len(looks) > 2)
