@@ -77,9 +77,9 @@ class Front:
         return tuple(path for path in given if path is not None)
 
     def write(self) -> None:
-        """Write the configuration with copies of all that it names, and let nginx check it; a wrong one replaces nothing.
+        """Write the configuration and let nginx check it; a wrong one replaces nothing.
 
-        nginx reads copies only, so that it can always be started or reloaded with what was checked last.
+        It names copies of the operator's files, so that nginx can always be started with what was checked last.
 
         Raises:
             FrontError: tokens or certificates cannot be used, nginx refuses the configuration, or the disk is full.

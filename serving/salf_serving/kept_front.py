@@ -56,7 +56,7 @@ class KeptFront:
         self._run()
 
     def look_after(self) -> None:
-        """Start nginx again if it died; once a second ask it, look for new tokens and certificates, and count requests.
+        """Start nginx again if it died; once a second look for new tokens and certificates, count requests, and ask it.
 
         Raises:
             ServerDiedError: nginx died too often.

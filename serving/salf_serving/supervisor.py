@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from salf_serving.errors import RefusedVersionError, ServerDiedError, ServingError
+from salf_serving.errors import RefusedVersionError, ServerDiedError
 from salf_serving.front import Front, find_nginx
 from salf_serving.kept_front import KeptFront
 from salf_serving.kept_triton import KeptTriton
@@ -239,6 +239,7 @@ class _Supervisor:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, nginx goes on, and so must this
                 _logger.warning("the front could not be looked after: %s: %s", type(error).__name__, error)
+                self._stopping.wait(1.0)
 
     def _take_change(self) -> None:
         try:

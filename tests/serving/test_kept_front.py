@@ -2,15 +2,17 @@
 
 import datetime as dt
 import os
-import shutil
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 from certificates import write_certificate
-from served import wait_until
+from served import code_of, stub_on, wait_until
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from salf_serving import FrontSettings, ServingError, free_port
 from salf_serving.access_log import AccessLog
@@ -84,7 +86,9 @@ def test_a_hanging_nginx_is_not_ready(kept):
     front.look_after()
     assert status.problems == {}
     assert front._process is not None
-    workers = [int(pid) for pid in Path(f"/proc/{front._process.pid}/task/{front._process.pid}/children").read_text().split()]
+    children = Path(f"/proc/{front._process.pid}/task/{front._process.pid}/children").read_text()
+    workers = [int(pid) for pid in children.split()]
+    assert workers
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -121,7 +125,8 @@ def test_broken_certificates_keep_neither_a_dead_nginx_nor_a_full_log(kept, tls,
     front.look_after()
     wait_until(lambda: front.look_after() or status.problems == {}, what="a new nginx")
 
-    monkeypatch.setattr(AccessLog, "needs_rotation", lambda _log: not made.files.access_log.with_suffix(".1.log").exists())
+    aside = made.files.access_log.with_suffix(".1.log")
+    monkeypatch.setattr(AccessLog, "needs_rotation", lambda _log: not aside.exists())
     front.look_after()
     wait_until(made.files.access_log.exists, what="a new log")
 
@@ -144,6 +149,30 @@ def test_a_full_disk_ends_neither_the_front_nor_its_supervisor(kept, monkeypatch
     front.set_flags(ready=True, wrong=True)
     assert reloads(status, "refused") == 1
     assert status.problems == {}
+
+
+class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers every inference, as if it were right."""
+
+    def ModelInfer(self, request, context):
+        return service_pb2.ModelInferResponse(model_name=request.model_name)
+
+
+def test_no_inference_passes_while_answers_are_wrong(kept):
+    front, _, made = kept()
+    with ThreadPoolExecutor(2) as pool:
+        triton = grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Triton(), triton)
+        triton.add_insecure_port(f"127.0.0.1:{made.triton_port}")
+        triton.start()
+        channel, stub = stub_on(f"127.0.0.1:{made.port}")
+        request = service_pb2.ModelInferRequest(model_name="a")
+        refused = "UNAVAILABLE", "the server is not ready; try again later"
+        for wrong, answer in ((False, ("OK", "")), (True, refused), (False, ("OK", ""))):
+            front.set_flags(ready=False, wrong=wrong)
+            assert code_of(stub.ModelInfer, request) == answer
+        channel.close()
+        triton.stop(None).wait()
 
 
 def test_something_that_is_no_nginx_is_told(tmp_path):

@@ -15,7 +15,7 @@ from salf_serving.small_logs import keep_small
 STUBBORN = """
 import pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+child = subprocess.Popen(["sleep", "60"])  # ignores the signal as well: that is inherited
 pathlib.Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(60)
 """

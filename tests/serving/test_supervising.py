@@ -53,7 +53,7 @@ def test_the_front_is_looked_after_while_the_main_thread_waits_for_a_model(super
 def test_an_odd_error_of_the_front_is_not_its_end_but_too_many_deaths_are(supervisor):
     supervisor._front.error = ValueError("odd")
     looks = supervisor._front.looks
-    wait_until(lambda: supervisor._front.looks > looks + 2)
+    wait_until(lambda: supervisor._front.looks > looks + 2, what="the next looks")
     supervisor._front.error = ServerDiedError("nginx died 6 times")
     with pytest.raises(ServerDiedError, match="nginx died 6 times"):
         supervisor.watch_over()
