@@ -83,16 +83,16 @@ class KeptFront:
         if self._spans is not None:
             self._spans.close()
 
-    def set_flags(self, *, ready: bool, wrong: bool) -> None:
+    def set_flags(self, *, ready: bool, right: bool) -> None:
         """Let requests through to Triton, or refuse them; may be called from another thread.
 
         Args:
             ready: whether questions for readiness pass.
-            wrong: whether a model's answers are known to be wrong: then no inference passes.
+            right: whether inferences pass; False while a model's answers are known to be wrong.
         """
         files = self._front.files
         try:
-            for flag, there in ((files.wrong, wrong), (files.ready, ready)):
+            for flag, there in ((files.right, right), (files.ready, ready)):
                 if there:
                     flag.touch(mode=0o644)
                 else:

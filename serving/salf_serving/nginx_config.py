@@ -54,9 +54,9 @@ class FrontFiles:
     error_log: Path
 
     @property
-    def wrong(self) -> Path:
-        """Exists while a model's last answer to its probe was a wrong one."""
-        return self.ready.with_name("wrong")
+    def right(self) -> Path:
+        """Exists while no model's last answer to its probe was a wrong one; lies beside `ready`."""
+        return self.ready.with_name("right")
 
     @property
     def config(self) -> Path:
@@ -196,7 +196,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     lines += _location(
         f"= {_SERVICE}/{_INFER}",
         [
-            f'if (-f "{files.wrong}") {{ return 503; }}',
+            f'if (!-f "{files.right}") {{ return 503; }}',
             f"limit_conn salf_all {settings.concurrent_requests};",
             f"limit_conn salf_client {settings.concurrent_requests_per_client};",
             *limit_req,

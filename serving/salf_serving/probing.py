@@ -113,9 +113,7 @@ class Probing:
         self._status.probe_seconds.labels(model).observe(time.monotonic() - started_s)
         return True
 
-    def _has_answered_others(
-        self, connection: triton_grpc.InferenceServerClient, model: str, version: str
-    ) -> bool:
+    def _has_answered_others(self, connection: triton_grpc.InferenceServerClient, model: str, version: str) -> bool:
         """Whether a model works, slowly as it may be. Asked after each late probe, and unknown after the first."""
         now = answered_count(connection, model, version)
         before = self._answered.get((model, version))

@@ -15,8 +15,8 @@ from salf_serving.errors import ServingError
 
 #: What the guard needs beyond Triton's own time to stop: killing, and removing shared memory.
 _GUARD_MARGIN_S = 10.0
-#: A killed process is gone after milliseconds; one that whoever adopted it does not collect stays a name for ever.
-_KILLED_S = 2.0
+#: A killed process is gone after milliseconds, unless it waits for a disk.
+_KILLED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,18 @@ class GuardedProcess:
     def _clean_up(self) -> None:
         deadline_s = time.monotonic() + _KILLED_S
         with suppress(ProcessLookupError):
-            while time.monotonic() < deadline_s:
-                os.killpg(self.pid, signal.SIGKILL)
-                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)
+            while _is_alive(self.pid) and time.monotonic() < deadline_s:
+                time.sleep(0.01)
         guard.remove_shared_memory(self.shared_memory_prefix)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody collects keeps its number only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -227,7 +227,7 @@ class _Supervisor:
         else:
             self._status.set_problem("start", None)
         if self._front is not None:
-            self._front.set_flags(ready=not self._status.problems, wrong=bool(self._probing.untrue))
+            self._front.set_flags(ready=not self._status.problems, right=not self._probing.untrue)
 
     def _look_after_front(self, front: KeptFront) -> None:
         """Tokens are taken away, and a dead nginx is replaced, while models load."""

@@ -105,9 +105,8 @@ def test_an_unknown_benchmark_is_an_error(tmp_path):
 
 
 def test_under_overload_only_right_answers_in_time_are_good():
-    from tritonclient.grpc import service_pb2
-
     import grpc
+    from tritonclient.grpc import service_pb2
 
     from benchmarks.overload import DEADLINE_S, Question, Tally, _count_answer, _count_error
 

@@ -166,7 +166,14 @@ def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, f
     picture = (PICTURES / "farm.jpg").read_bytes()
     endpoints = [Endpoint(served.address)] * 50
     hang()
-    fires("SalfCallersGiveUp", "SalfTritonDown", "SalfLatencyBurnsFast", "SalfLatencyBurnsSlowly", "SalfRefusesForLoad", again=hang)
+    fires(
+        "SalfCallersGiveUp",
+        "SalfTritonDown",
+        "SalfLatencyBurnsFast",
+        "SalfLatencyBurnsSlowly",
+        "SalfRefusesForLoad",
+        again=hang,
+    )
 
 
 def test_a_killed_worker_is_seen(served, fires):

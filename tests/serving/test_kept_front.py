@@ -4,7 +4,9 @@ import datetime as dt
 import os
 import signal
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,16 +28,23 @@ SECRET = "0123456789abcdef0123456789ABCDEF"
 
 
 @pytest.fixture
-def kept(nginx, tmp_path, monkeypatch):
+def public() -> Iterator[Path]:
+    """A folder that nginx's workers may look into, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture
+def kept(nginx, tmp_path, public, monkeypatch):
     """Start nginx with settings; gives the front, its status and its files."""
     monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
     monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     running = []
 
     def start(**settings) -> tuple[KeptFront, Status, Front]:
-        folder, public = tmp_path / "run", tmp_path / "public"
+        folder = tmp_path / "run"
         folder.mkdir()
-        public.mkdir()
         front = Front(
             nginx=nginx,
             settings=FrontSettings(**settings),
@@ -146,7 +155,7 @@ def test_a_full_disk_ends_neither_the_front_nor_its_supervisor(kept, monkeypatch
     monkeypatch.setattr(Path, "touch", full)
     tokens.write_text(f"shop {SECRET}2\n")
     front.look_after()
-    front.set_flags(ready=True, wrong=True)
+    front.set_flags(ready=True, right=True)
     assert reloads(status, "refused") == 1
     assert status.problems == {}
 
@@ -154,7 +163,7 @@ def test_a_full_disk_ends_neither_the_front_nor_its_supervisor(kept, monkeypatch
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers every inference, as if it were right."""
 
-    def ModelInfer(self, request, context):
+    def ModelInfer(self, request, context):  # noqa: N802 - Triton's name
         return service_pb2.ModelInferResponse(model_name=request.model_name)
 
 
@@ -168,8 +177,8 @@ def test_no_inference_passes_while_answers_are_wrong(kept):
         channel, stub = stub_on(f"127.0.0.1:{made.port}")
         request = service_pb2.ModelInferRequest(model_name="a")
         refused = "UNAVAILABLE", "the server is not ready; try again later"
-        for wrong, answer in ((False, ("OK", "")), (True, refused), (False, ("OK", ""))):
-            front.set_flags(ready=False, wrong=wrong)
+        for right, answer in ((True, ("OK", "")), (False, refused), (True, ("OK", ""))):
+            front.set_flags(ready=False, right=right)
             assert code_of(stub.ModelInfer, request) == answer
         channel.close()
         triton.stop(None).wait()

@@ -24,19 +24,22 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         answers: what it answers to its probe.
         busy: keeps the probe waiting.
+        failing: answers the probe with an error.
         answered: pictures of others that it has answered.
     """
 
     def __init__(self, answers: dict[str, np.ndarray]) -> None:
         self.answers, self.answered = answers, 0
-        self.busy = threading.Event()
+        self.busy, self.failing = threading.Event(), threading.Event()
 
-    def ModelConfig(self, request, context):
+    def ModelConfig(self, request, context):  # noqa: N802 - Triton's name
         return service_pb2.ModelConfigResponse(config=model_config_pb2.ModelConfig(name="tiny", backend="onnxruntime"))
 
-    def ModelInfer(self, request, context):
+    def ModelInfer(self, request, context):  # noqa: N802 - Triton's name
         while self.busy.is_set() and context.is_active():
             time.sleep(0.01)
+        if self.failing.is_set():
+            context.abort(grpc.StatusCode.INTERNAL, "the worker died")
         answer = service_pb2.ModelInferResponse(model_name="tiny")
         for name, array in self.answers.items():
             kind = {"float32": "FP32", "int32": "INT32"}[str(array.dtype)]
@@ -44,7 +47,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
             answer.raw_output_contents.append(array.tobytes())
         return answer
 
-    def ModelStatistics(self, request, context):
+    def ModelStatistics(self, request, context):  # noqa: N802 - Triton's name
         statistics = service_pb2.ModelStatisticsResponse()
         statistics.model_stats.add(name="tiny", version="1", inference_count=self.answered)
         return statistics
@@ -66,9 +69,7 @@ def probing(tiny, server, tmp_path):
         address = f"127.0.0.1:{listening.add_insecure_port('127.0.0.1:0')}"
         listening.start()
         triton = SimpleNamespace(server=SimpleNamespace(grpc_address=address), died=lambda: False)
-        one = Probing(
-            triton, tmp_path / "models", Status(), interval_s=0.01, timeout_s=LATE_S, steady=threading.Lock()
-        )
+        one = Probing(triton, tmp_path / "models", Status(), interval_s=0.01, timeout_s=LATE_S, steady=threading.Lock())
         one._status.set_problem("start", None)
         yield one
         server.busy.clear()
@@ -106,8 +107,7 @@ def test_a_wrong_answer_is_untrue_until_the_next_right_one(probing, server):
 
 
 def test_an_error_is_wrong_but_not_untrue(probing, server):
-    server.answers = {}
-    server.ModelConfig = None
+    server.failing.set()
     probing._probe_all()
     assert (probing.untrue, probing.wrong["tiny"][0]) == (set(), 1)
 

@@ -54,5 +54,5 @@ def test_a_killed_guard_leaves_neither_processes_nor_shared_memory(tmp_path, wit
         os.kill(process.guard.pid, signal.SIGKILL)
         wait_until(process.ended)
     assert is_gone(process.pid)
-    assert is_gone(child)
+    wait_until(lambda: is_gone(child), 1)
     assert not memory.exists()

@@ -24,8 +24,8 @@ class Front:
             error, self.error = self.error, None
             raise error
 
-    def set_flags(self, *, ready: bool, wrong: bool) -> None:
-        self.flags = (ready, wrong)
+    def set_flags(self, *, ready: bool, right: bool) -> None:
+        self.flags = (ready, right)
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_an_odd_error_of_the_front_is_not_its_end_but_too_many_deaths_are(superv
 
 def test_the_front_is_told_of_wrong_answers(supervisor):
     supervisor._say_ready()
-    assert supervisor._front.flags == (True, False)
+    assert supervisor._front.flags == (True, True)
     supervisor._probing.untrue.add("a")
     supervisor._status.set_problem("model a", "answered wrongly")
     supervisor._say_ready()
-    assert supervisor._front.flags == (False, True)
+    assert supervisor._front.flags == (False, False)
 
 
 def test_the_watch_survives_what_nobody_thought_of(supervisor, monkeypatch):
