@@ -197,16 +197,29 @@ def test_a_killed_triton_is_seen(served, fires):
     fires("SalfProcessRestarted", "SalfErrors", "SalfNotReady", again=kill)
 
 
+def serve_version(model: Path, version: int) -> None:
+    new = model / "config.new"
+    new.write_text(with_served_version((model / "config.pbtxt").read_text(), version))
+    new.replace(model / "config.pbtxt")
+
+
 def test_a_corrupt_version_is_seen(served, repository, fires):
     wait_until(served.is_ready, 30, "readiness")
     model = repository / "scenes"
     shutil.copytree(model / "1", model / "2")
     (model / "2" / "model.onnx").write_bytes(b"no model")
-    new = model / "config.new"
-    new.write_text(with_served_version((model / "config.pbtxt").read_text(), 2))
-    new.replace(model / "config.pbtxt")
+    serve_version(model, 2)
     fires("SalfVersionRefused")
     assert served.is_ready()
+
+
+def test_what_is_put_into_service_is_seen_and_a_restart_is_not_taken_for_it(served, repository, prometheus):
+    loaded = "changes(salf_model_loaded_timestamp_seconds[2m]) > 0"
+    assert prometheus.ever("changes(salf_restarts_total[2m]) > 0")
+    assert not prometheus.ever(loaded)
+    serve_version(repository / "scenes", 1)
+    wait_until(lambda: served.metric("salf_repository_changes_total") == 1, 60, "the change")
+    wait_until(lambda: prometheus.ever(loaded), 15, "its mark on the dashboard")
 
 
 def test_explanations_that_change_are_seen(prometheus, traffic, pictures, fires):
