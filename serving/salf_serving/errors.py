@@ -50,7 +50,7 @@ class RefusedVersionError(ServingError):
     """A version of a model must not be served.
 
     Attributes:
-        reason: one word for metrics: "manifest", "metadata", "load" or "probe".
+        reason: one word for metrics: "manifest", "metadata", "fidelity", "load", "probe" or "timeout".
     """
 
     def __init__(self, message: str, *, reason: str) -> None:
