@@ -215,6 +215,42 @@ def test_bad_requests_get_errors_of_their_own(load, tiny):
     assert responses[0].outputs["bias"].tolist() == responses[-1].outputs["bias"].tolist() == [[0.0]]
 
 
+@pytest.fixture
+def computed(backend, monkeypatch):
+    """The batch sizes that were run, as they happen."""
+    sizes, compute = [], backend.TritonPythonModel.compute
+
+    def record(model, names, feed):
+        sizes.append(len(feed["image"]))
+        return compute(model, names, feed)
+
+    monkeypatch.setattr(backend.TritonPythonModel, "compute", record)
+    return sizes
+
+
+def test_each_instance_has_run_one_row_and_a_whole_batch_before_it_counts_as_loaded(load, computed):
+    load()
+    assert computed == [1, 8]
+    load(lambda config: config.update(max_batch_size=1))
+    assert computed == [1, 8, 1]
+
+
+def test_a_model_with_open_sizes_is_loaded_without_a_run(load, computed):
+    load(rename("input", 0, dims=["6", "-1", "3"]))
+    assert not computed
+
+
+def test_a_model_that_zeros_do_not_suit_is_served_and_told(load, backend, monkeypatch):
+    def refuse(*_):
+        raise ValueError("zeros are\nno picture")
+
+    monkeypatch.setattr(backend.TritonPythonModel, "compute", refuse)
+    load()
+    assert sys.modules["triton_python_backend_utils"].warnings == [
+        "tiny version 1 was not warmed up: zeros are no picture"
+    ]
+
+
 def rename(section, index, **values):
     return lambda config: config[section][index].update(values)
 

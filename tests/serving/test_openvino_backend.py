@@ -140,6 +140,17 @@ def test_any_batch_size_is_answered_and_answers_are_not_overwritten(load, tiny):
             np.testing.assert_allclose(response.outputs[name], expected[name], rtol=1e-5, atol=1e-4)
 
 
+def test_an_instance_has_run_before_it_counts_as_loaded(load, backend, monkeypatch):
+    sizes, compute = [], backend.TritonPythonModel.compute
+    monkeypatch.setattr(
+        backend.TritonPythonModel, "compute",
+        lambda model, names, feed: sizes.append(len(feed["image"])) or compute(model, names, feed),
+    )  # fmt: skip
+    load()
+    assert sizes == [1, 8]
+    assert not backend.warnings
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
