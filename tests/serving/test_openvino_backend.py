@@ -73,9 +73,18 @@ def test_the_native_names_are_read_and_ours_are_left_alone(backend):
     assert settings.ignored == ("RESHAPE_IO_LAYERS",)
 
 
-def test_the_operators_threads_win(backend):
-    given = parameters(INFERENCE_NUM_THREADS="2")
-    assert backend.parse_settings(given, threads=1).properties["INFERENCE_NUM_THREADS"] == 1
+@pytest.mark.parametrize(("asked", "insists", "threads"), [(None, False, 2), ("1", False, 1), ("1", True, 2)])
+def test_instances_divide_the_budget_and_a_model_may_ask_for_less(backend, asked, insists, threads):
+    config = {} if asked is None else parameters(INFERENCE_NUM_THREADS=asked)
+    config["instance_group"] = [{"count": 2}]
+    properties = backend.parse_settings(config, budget=backend.ThreadBudget(4, insists=insists)).properties
+    assert properties["INFERENCE_NUM_THREADS"] == threads
+    assert "COMPILATION_NUM_THREADS" not in properties, "OpenVINO's plugin for CPUs knows none"
+
+
+def test_a_model_is_loaded_within_a_budget(load, monkeypatch):
+    monkeypatch.setenv("SALF_THREAD_BUDGET", "2")
+    load(lambda config: config.update(instance_group=[{"count": 2}]))
 
 
 @pytest.mark.parametrize(
