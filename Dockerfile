@@ -66,20 +66,23 @@ RUN apt-get update \
     && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin salf
 
 FROM gpu-base AS gpu-build
-COPY --from=wheels /wheels /wheels
-COPY deploy/requirements-runtime.txt /tmp/
+COPY --from=wheels /wheels/serve /wheels/serve
+COPY deploy/requirements-serve.txt deploy/requirements-runtime.txt /tmp/
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 SALF_RUNTIME=/opt/salf-runtime SALF_TRITON=/opt/tritonserver
-# This image's Python is newer than the one that downloaded the wheels: its own are fetched, against the same hashes.
-COPY deploy/requirements-serve.txt /tmp/
+# This image's Python is newer than the one that downloaded the wheels: its own are fetched, against the same hashes. What
+# Triton brings itself is fetched with them, and not installed.
 RUN python3 -m venv /opt/salf \
     && /opt/salf/bin/pip install --require-hashes --only-binary=:all: --requirement /tmp/requirements-serve.txt \
-    && /opt/salf/bin/pip install --no-deps /wheels/serve/salf-*.whl \
-    && /opt/salf/bin/salf serve --install \
+    && /opt/salf/bin/pip install --no-index --no-deps /wheels/serve/salf-*.whl \
+    && /opt/salf/bin/pip download --require-hashes --only-binary=:all: --no-deps --dest /wheels/runtime \
+        --requirement /tmp/requirements-runtime.txt \
+    && PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/runtime /opt/salf/bin/salf serve --install \
     && chmod -R a+rX /opt/salf-runtime
 
 FROM gpu-base AS gpu
 COPY --from=gpu-build /opt/salf /opt/salf
 COPY --from=gpu-build /opt/salf-runtime /opt/salf-runtime
+COPY --from=gpu-build /opt/tritonserver/backends/salf_encoded /opt/tritonserver/backends/salf_encoded
 COPY deploy/front.toml /etc/salf/front.toml
 ENV PATH=/opt/salf/bin:$PATH SALF_RUNTIME=/opt/salf-runtime SALF_TRITON=/opt/tritonserver \
     XDG_STATE_HOME=/tmp/state PYTHONDONTWRITEBYTECODE=1

@@ -19,13 +19,13 @@ from onnx import ModelProto
 from benchmarks.interleaved import Timings, time_interleaved
 from benchmarks.networks import RESNET_50, SIZE, THREADS, TOP, random_model
 from benchmarks.report import CannotMeasureError, Result
-from salf_contract import PREDICTED_CLASS, ExplanationFidelity, Preparation, sum_tolerance
+from salf_contract import PREDICTED_CLASS, ExplanationFidelity, Preparation, Thresholds, sum_tolerance
 from salf_export.artefacts import make_artefact
 from salf_export.backbone_graph import backbone_graph
 from salf_export.errors import ExportError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
-from salf_export.gate import Thresholds, pressure
+from salf_export.gate import pressure
 from salf_export.graphs import all_maps_graph, explain_graph
 from salf_export.kinds import Kind, check_kind
 from salf_export.pictures import check_apart, read_calibration, read_held_out

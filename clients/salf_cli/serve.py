@@ -41,7 +41,7 @@ def serve(
     log_file: Annotated[Path | None, typer.Option(help="Triton's log; in your state folder by default.")] = None,
     startup_timeout: Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")] = 60.0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one inference; the models say by default.")
+        int | None, typer.Option(min=1, help="Threads of one graph; the cores there are by default.")
     ] = None,
     shared_memory: Annotated[
         bool,

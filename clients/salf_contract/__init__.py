@@ -12,7 +12,17 @@ from salf_contract.errors import (
     RegionError,
     TuningError,
 )
+from salf_contract.fidelity import (
+    FIDELITY_FILE,
+    FidelityVerdict,
+    Thresholds,
+    errors_that_count,
+    fidelity_problems,
+    judge_explanations,
+    parse_verdict,
+)
 from salf_contract.limits import (
+    ACCEPTED_FORMATS,
     PictureLimits,
     PictureRefusedError,
     Refusal,
@@ -87,6 +97,7 @@ from salf_contract.tensors import (
 from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
 
 __all__ = [
+    "ACCEPTED_FORMATS",
     "ALL_MAPS_MODEL",
     "ALL_MAPS_OUTPUTS",
     "ALL_SCORES_MODEL",
@@ -102,6 +113,7 @@ __all__ = [
     "EXPLAIN_OUTPUTS",
     "EXPLAIN_VERSION_PARAMETER",
     "FEATURES_INPUT",
+    "FIDELITY_FILE",
     "FROM_FEATURES_INPUTS",
     "FROM_FEATURES_MODEL",
     "FROM_FEATURES_OUTPUTS",
@@ -121,6 +133,7 @@ __all__ = [
     "ContractError",
     "ExplanationFidelity",
     "Fidelity",
+    "FidelityVerdict",
     "FileStamp",
     "Manifest",
     "ManifestError",
@@ -134,6 +147,7 @@ __all__ = [
     "Refusal",
     "RegionError",
     "TensorSpec",
+    "Thresholds",
     "Trial",
     "Tuning",
     "TuningError",
@@ -144,6 +158,9 @@ __all__ = [
     "broken_picture",
     "contract_id_from_words",
     "decode_picture",
+    "errors_that_count",
+    "fidelity_problems",
+    "judge_explanations",
     "manifest_problems",
     "mask_coverage",
     "mask_weights",
@@ -155,6 +172,7 @@ __all__ = [
     "parse_manifest",
     "parse_metadata",
     "parse_tuning",
+    "parse_verdict",
     "place_map",
     "point_coverage",
     "point_weights",

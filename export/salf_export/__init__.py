@@ -9,6 +9,7 @@ checking, publishing and rolling back need nothing but the base.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from salf_contract import Thresholds
 from salf_export.errors import (
     ExportError,
     FidelityError,
@@ -26,14 +27,13 @@ from salf_export.triton_config import ServingSettings
 
 if TYPE_CHECKING:
     from salf_export.exporting import ExportReport, export_checkpoint
-    from salf_export.gate import Thresholds, read_thresholds
+    from salf_export.gate import read_thresholds
     from salf_export.kinds import Kind, parse_kind
 
 #: Name -> its module; each needs the `export` extra.
 _NEEDS_EXTRA = {
     "ExportReport": "exporting",
     "Kind": "kinds",
-    "Thresholds": "gate",
     "export_checkpoint": "exporting",
     "parse_kind": "kinds",
     "read_thresholds": "gate",

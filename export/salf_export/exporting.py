@@ -18,6 +18,7 @@ from salf_contract import (
     ENCODED_OUTPUTS,
     EXPLAIN_INPUTS,
     EXPLAIN_OUTPUTS,
+    FIDELITY_FILE,
     FROM_FEATURES_INPUTS,
     FROM_FEATURES_MODEL,
     FROM_FEATURES_OUTPUTS,
@@ -29,6 +30,7 @@ from salf_contract import (
     Fidelity,
     Metadata,
     TensorSpec,
+    Thresholds,
 )
 from salf_export.artefacts import make_artefacts
 from salf_export.backbone_graph import backbone_graph
@@ -36,7 +38,7 @@ from salf_export.description import describe
 from salf_export.errors import OptionError, SourceError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
-from salf_export.gate import Thresholds, check_enough, check_gate
+from salf_export.gate import check_enough, check_gate
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import (
     all_maps_graph,
@@ -50,7 +52,6 @@ from salf_export.pictures import read_pictures
 from salf_export.probes import PROBE_FILE, encoded_probe_bytes, probe_bytes
 from salf_export.publishing import publish
 from salf_export.reduction import (
-    FIDELITY_FILE,
     FidelityReport,
     block_reports,
     check_folders,

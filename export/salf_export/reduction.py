@@ -2,26 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
-from salf_contract import Fidelity
+from salf_contract import FidelityVerdict, Thresholds
 from salf_export.artefacts import make_artefact
 from salf_export.errors import OptionError
 from salf_export.explanation_fidelity import compare_explanations, explain_with_torch
 from salf_export.folding import graph_head, linear_head
-from salf_export.gate import Thresholds, pressure
+from salf_export.gate import pressure
 from salf_export.graphs import explain_graph
 from salf_export.kinds import Kind
 from salf_export.pictures import Pictures
 from salf_export.quantising import Quantiser
 from salf_export.sensitivity import Choice, choose_blocks
 from salf_training.model import SalfModel
-
-FIDELITY_FILE = "fidelity.json"
 
 
 class _Document(BaseModel):
@@ -44,13 +41,11 @@ class BlockReport(_Document):
     )
 
 
-class FidelityReport(_Document):
+class FidelityReport(FidelityVerdict):
     """`fidelity.json`, beside the model: everything that was compared before it was published."""
 
-    format_version: Literal[1] = 1
-    fidelity: Fidelity
-    bound: float = Field(description="largest error that outputs were held to (in fp32; else sums and names only)")
-    thresholds: Thresholds | None = Field(default=None, description="of the gate; null: no pictures were given")
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     held_out: PictureSet | None = None
     calibration: PictureSet | None = None
     blocks: dict[str, BlockReport] = Field(default_factory=dict, description="of the backbone; empty unless int8")

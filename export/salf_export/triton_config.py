@@ -30,7 +30,7 @@ class ServingSettings:
             requests gather by themselves, so waiting longer only adds latency when the server is idle.
         device: "cpu", "gpu" (fails to load without one) or "auto" (Triton takes a GPU if it has one).
         instances: copies of the model; on the CPU one copy with all threads is fastest.
-        threads: of one operator on the CPU; None: the runtime's own choice, all cores.
+        threads: of one operator on the CPU; None: an instance's share of the cores that the server may use.
         decoders: processes that decode encoded pictures, beside the explain model. With one more than it takes to keep
             the cores busy, decoding goes on while others wait for their answers.
         tensorrt: let TensorRT compute the ONNX graphs where the server has a GPU; None: ONNX Runtime does it itself.

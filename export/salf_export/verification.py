@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from salf_contract import FEATURES_INPUT, IMAGE_INPUT, PREDICTED_CLASS, Fidelity
+from salf_contract import FEATURES_INPUT, IMAGE_INPUT, PREDICTED_CLASS, Fidelity, errors_that_count
 from salf_export.comparison import Reference, difference, explain_errors
 from salf_export.errors import FidelityError, OptionError
 from salf_export.kinds import Precision
@@ -23,8 +23,6 @@ from salf_training.model import SalfModel
 
 #: Largest absolute difference that is published, in each output's own unit.
 BOUND = 1e-4
-#: What does not depend on the backbone's precision.
-_ALWAYS = frozenset({"sum", "bias", "contract_id"})
 _SEED = 20_250_611
 _LARGEST_BATCH = 5
 
@@ -78,7 +76,7 @@ def verify(
                     for name, error in errors.items():
                         # A NaN must not slip through a comparison: it counts as infinitely wrong.
                         worst[name] = max(worst.get(name, 0.0), error if np.isfinite(error) else np.inf)
-    judged = worst if precision == "fp32" else {n: e for n, e in worst.items() if n in _ALWAYS or not np.isfinite(e)}
+    judged = errors_that_count(worst, precision)
     if any(error > bound for error in judged.values()):
         raise FidelityError(_table(judged, bound))
     runtime = next(iter(sessions.values())).runtime

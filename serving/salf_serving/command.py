@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from salf_serving.cores import usable_cores
 from salf_serving.native import native_triton
 from salf_serving.ports import LOOPBACK
 from salf_serving.runtime import Runtime
 from salf_serving.tracing import TraceSettings, triton_trace_options
 
-#: The name is shared with graph_config.py, which runs inside Triton and imports nothing of ours.
+#: These names are shared with graph_config.py, which runs inside Triton and imports nothing of ours.
+BUDGET_VARIABLE = "SALF_THREAD_BUDGET"
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
 #: gRPC metadata that carries the key of a closed interface; Triton makes the name from "salf" below.
 CONTROL_HEADER = "triton-grpc-protocol-salf"
 _CLOSED = ("trace", "logging")
+#: Libraries that start a thread for each of the machine's cores, whatever the budget, and that no backend of ours uses.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,8 @@ class ServerSettings:
         repository: folder of models; no character in its path that a shell reads (see aliases.py).
         grpc_port: loopback port of the gRPC interface.
         metrics_port: loopback port of Prometheus metrics; None switches them off.
-        threads: threads of one inference, over what the models say; None leaves it to them.
+        threads: that the instances of one graph divide, over what the models say; None: as many as there are cores to
+            use, or fewer where a model says so.
         stop_timeout_s: how long running requests may take to finish when the server stops.
         server_id: what the server calls itself; tells it from another one that took the same port.
         control_key: whoever sends it may load and unload models; None: nobody can, and the models are loaded once.
@@ -100,12 +105,14 @@ def triton_environment(
     given = os.environ if inherited is None else inherited
     environment = {key: value for key, value in given.items() if not key.startswith("PYTHON")}
     environment.pop(THREADS_VARIABLE, None)
+    environment = dict.fromkeys(_ONE_THREAD, "1") | environment
     # An image's own Triton finds CUDA by what the image set; ours brings all that it needs.
     brought = [] if native_triton() is None else [given.get("LD_LIBRARY_PATH", "")]
     environment |= {
         "LD_LIBRARY_PATH": ":".join([*map(str, (runtime.libraries, runtime.libpython.parent)), *brought]),
         "PATH": f"{runtime.bin}:{given.get('PATH', os.defpath)}",
         "PYTHONNOUSERSITE": "1",
+        BUDGET_VARIABLE: str(usable_cores()),
     }
     if settings.threads is not None:
         environment[THREADS_VARIABLE] = str(settings.threads)

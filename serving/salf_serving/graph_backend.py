@@ -88,10 +88,28 @@ class GraphModel:
     def _open(self, config: Mapping[str, Any], directory: Path) -> None:
         if int(np.__version__.split(".")[0]) >= 2:
             raise ValueError(f"numpy must be < 2 in the server's runtime, but is {np.__version__}")
-        self.batched = int(config.get("max_batch_size", 0)) > 0
+        most_rows = int(config.get("max_batch_size", 0))
+        self.batched = most_rows > 0
         self.inputs, self.outputs = parse_ports(config["input"]), parse_ports(config["output"])
         self.output_names = tuple(port.name for port in self.outputs)
         self.load(config, directory)
+        self._warm_up([1, most_rows] if most_rows > 1 else [1])
+
+    def _warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """Run the graph on zeros: each instance chooses kernels and takes memory before it counts as loaded.
+
+        A probe reaches one instance only, with one row. A model whose inputs have open sizes is left alone.
+        """
+        if any(dim < 0 for port in self.inputs for dim in port.dims):
+            return
+        for rows in batch_sizes:
+            batch = (rows,) if self.batched else ()
+            feed = {port.name: np.zeros((*batch, *port.dims), port.dtype) for port in self.inputs}
+            try:
+                self.compute(self.output_names, feed)
+            except Exception as error:  # noqa: BLE001 - zeros may not suit the model; whether it answers, its probe says
+                pb_utils.Logger.log_warn(f"{self.name} was not warmed up: {' '.join(str(error).split())}")
+                return
 
     def warn_of_ignored(self, names: Sequence[str]) -> None:
         """Say in the log which parameters have no effect here."""

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Set by `salf serve --threads`; wins over a model's own number of threads.
+#: Set by `salf serve` to the number of cores that it may use.
+BUDGET_VARIABLE = "SALF_THREAD_BUDGET"
+#: Set by `salf serve --threads`; wins over that, and over a model's own number of threads.
 THREADS_VARIABLE = "SALF_INTRA_OP_THREADS"
 #: Parameters that speak to salf's clients, not to backends.
 _OWN_PREFIX = "salf_"
@@ -127,10 +129,53 @@ def given_parameters(config: Mapping[str, Any], *, known: Iterable[str], backend
     return given
 
 
-def operators_threads() -> int | None:
-    """Threads of one inference that the operator asked for; None leaves it to the model."""
-    threads = os.environ.get(THREADS_VARIABLE)
-    return int(threads) if threads else None
+@dataclass(frozen=True)
+class ThreadBudget:
+    """What each graph may take of the cores; the instances of one graph divide it.
+
+    Attributes:
+        threads: of all instances of a graph together.
+        insists: the operator named it: what models say does not count.
+    """
+
+    threads: int
+    insists: bool = False
+
+    def share(self, asked: int, config: Mapping[str, Any]) -> int:
+        """Threads of one inference in one instance, at least 1.
+
+        Args:
+            asked: what the model says; 0 for nothing.
+            config: Triton's model configuration, for its number of instances.
+        """
+        instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
+        share = max(1, self.threads // max(1, instances))
+        return share if self.insists or not asked else min(asked, share)
+
+
+def within_budget(
+    asked: Mapping[str, int], budget: ThreadBudget | None, config: Mapping[str, Any]
+) -> tuple[dict[str, int], list[str]]:
+    """Numbers of threads as the budget leaves them, and which of the model's own it cut, in words for the log.
+
+    Args:
+        asked: parameter -> what the model says; 0 for nothing.
+        budget: None leaves everything as it is.
+        config: Triton's model configuration.
+    """
+    if budget is None:
+        return dict(asked), []
+    left = {key: budget.share(number, config) for key, number in asked.items()}
+    cut = [f"{key} over {left[key]}" for key, number in asked.items() if number > left[key] and not budget.insists]
+    return left, cut
+
+
+def thread_budget() -> ThreadBudget | None:
+    """What `salf serve` passed down; None in a server that it did not start."""
+    threads, budget = os.environ.get(THREADS_VARIABLE), os.environ.get(BUDGET_VARIABLE)
+    if threads:
+        return ThreadBudget(int(threads), insists=True)
+    return ThreadBudget(int(budget)) if budget else None
 
 
 def graph_file(config: Mapping[str, Any], directory: Path, default: str) -> Path:

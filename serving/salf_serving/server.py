@@ -67,7 +67,8 @@ def launch(
         log_file: Triton's log, overwritten; by default under the user's state folder, named after the port.
         startup_timeout_s: how long loading and probing may take.
         stop_timeout_s: how long running requests may take to finish at the end.
-        threads: threads of one inference, over what the models say.
+        threads: that the instances of one graph divide, over what the models say; None: as many as there are cores to
+            use, or fewer where a model says so.
         shared_memory: whether clients of this host may hand pictures over in /dev/shm.
 
     Yields:

@@ -23,7 +23,8 @@ class LaunchSettings:
         log_file: Triton's log, overwritten; None puts it into the user's state folder, named after the port.
         startup_timeout_s: how long loading and probing may take.
         stop_timeout_s: how long running requests may take to finish at the end.
-        threads: threads of one inference, over what the models say; None leaves it to them.
+        threads: that the instances of one graph divide, over what the models say; None: as many as there are cores to
+            use, or fewer where a model says so.
         control_key: whoever sends it may load and unload models; None: nobody can.
         shared_memory: whether clients of this host may hand pictures over in /dev/shm; the front does not pass that.
         traces: where OpenTelemetry traces go; None: there are none.

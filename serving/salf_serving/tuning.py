@@ -26,6 +26,7 @@ from salf_contract import (
     with_served_version,
     with_tuning,
 )
+from salf_serving.cores import usable_cores
 from salf_serving.errors import RepositoryError, TuningFailedError
 from salf_serving.load import Load, closed_loop, infer_request
 from salf_serving.ports import free_port
@@ -93,7 +94,8 @@ def tune(
     folder, config, version = _served(repository, name)
     began_s = time.monotonic()
     trials: list[Trial] = []
-    candidates = search(cores=len(os.sched_getaffinity(0)), concurrency=goal.concurrency)
+    cores = usable_cores()
+    candidates = search(cores=cores, concurrency=goal.concurrency)
     settings = next(candidates)
     with suppress(StopIteration):
         while True:
@@ -116,7 +118,7 @@ def tune(
         version=version,
         p95_bound_ms=goal.p95_bound_ms,
         concurrency=goal.concurrency,
-        machine={"cores": str(len(os.sched_getaffinity(0))), "system": platform.platform()},
+        machine={"cores": str(cores), "system": platform.platform()},
         best=best.settings,
         trials=tuple(trials),
     )

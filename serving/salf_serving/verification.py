@@ -4,16 +4,19 @@ from pathlib import Path
 
 from salf_contract import (
     CONFIG_FILE,
+    FIDELITY_FILE,
     MANIFEST_FILE,
     METADATA_FILE,
     ContractError,
     FileStamp,
     Metadata,
+    fidelity_problems,
     manifest_problems,
     metadata_in_parameters,
     parameters_in,
     parse_manifest,
     parse_metadata,
+    parse_verdict,
     seal_is_intact,
 )
 from salf_serving.errors import RefusedVersionError
@@ -56,10 +59,11 @@ def check_files(model: Path) -> None:
 def check_documents(model: Path) -> None:
     """Check that the metadata of each served version is readable, its own, and what config.pbtxt tells clients.
 
-    Models that salf did not export have none, and pass.
+    Its fidelity report is judged again by the bounds that are stored with it. Models that salf did not export have no
+    documents, and pass.
 
     Raises:
-        RefusedVersionError: they are not.
+        RefusedVersionError: a document does not fit, or the report does not allow the version to be served.
     """
     for folder in versions_to_serve(model):
         document = _metadata(folder)
@@ -73,6 +77,7 @@ def check_documents(model: Path) -> None:
                 f"{where} was never compared with its source: its metadata has no fidelity report; export it again",
                 reason="metadata",
             )
+        _check_fidelity(document, folder, where)
         try:
             told = metadata_in_parameters(parameters_in((model / CONFIG_FILE).read_text())).get(document.version)
         except ContractError as error:
@@ -82,6 +87,24 @@ def check_documents(model: Path) -> None:
                 f"{where}: {CONFIG_FILE} tells clients of another document than {METADATA_FILE}; export it again",
                 reason="metadata",
             )
+
+
+def _check_fidelity(document: Metadata, folder: Path, where: str) -> None:
+    path = folder / FIDELITY_FILE
+    if not path.is_file():
+        return
+    try:
+        verdict = parse_verdict(path.read_bytes())
+    except ContractError as error:
+        raise RefusedVersionError(f"{where}: {error}", reason="fidelity") from error
+    if verdict.fidelity != document.fidelity:
+        raise RefusedVersionError(
+            f"{where}: {FIDELITY_FILE} is not what {METADATA_FILE} tells of it; export it again", reason="fidelity"
+        )
+    if problems := fidelity_problems(verdict):
+        raise RefusedVersionError(
+            f"{where} is not faithful to its source: {'; '.join(problems)}; export it again", reason="fidelity"
+        )
 
 
 def family_of(model: Path) -> str:

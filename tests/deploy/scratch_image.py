@@ -40,7 +40,9 @@ def debian(suite: str, root: Path) -> Path:
     return root
 
 
-def build(dockerfile: Path, *, target: str, bases: dict[str, Path], work: Path) -> Image:
+def build(
+    dockerfile: Path, *, target: str, bases: dict[str, Path], work: Path, finished: dict[str, Image] | None = None
+) -> Image:
     """Carry out the stages that `target` needs.
 
     Args:
@@ -48,16 +50,17 @@ def build(dockerfile: Path, *, target: str, bases: dict[str, Path], work: Path) 
         target: name of the last stage.
         bases: argument that names a base image -> root folder that holds it.
         work: for the stages' roots.
+        finished: stages that need not be carried out.
     """
-    stages = _stages(dockerfile)
-    finished: dict[str, Image] = {}
+    found = stages(dockerfile)
+    finished = dict(finished or {})
 
     def finish(name: str) -> Image:
         if name in finished:
             return finished[name]
-        base, instructions = stages[name]
+        base, instructions = found[name]
         root = work / name
-        start = finish(base) if base in stages else Image(bases[base.strip("${}")])
+        start = finish(base) if base in found else Image(bases[base.strip("${}")])
         subprocess.run(["cp", "-a", f"{start.root}/.", str(root)], check=True)
         image = replace(start, root=root)
         for instruction, value in instructions:
@@ -94,7 +97,7 @@ def run(image: Image, *command: str, writable: bool, mounts: dict[str, Path], ex
     return [*words, *extra, "--", *command]
 
 
-def _stages(dockerfile: Path) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+def stages(dockerfile: Path) -> dict[str, tuple[str, list[tuple[str, str]]]]:
     """Stage -> (what it starts from, its instructions)."""
     found: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     current: list[tuple[str, str]] = []

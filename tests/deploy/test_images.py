@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from salf_serving.native import has_backends, put_backends
 from salf_serving.runtime import runtime_pins
+from tests.deploy import scratch_image
 from tests.deploy.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -65,3 +67,29 @@ def test_the_image_does_not_run_as_root():
         assert "USER 10001:10001" in target
         assert "HEALTHCHECK" in target
         assert "org.opencontainers.image.licenses" in target
+
+
+def test_the_gpu_image_holds_the_backends_that_its_build_put_into_triton(tmp_path):
+    base, built = tmp_path / "base", tmp_path / "built"
+    base.mkdir()
+    for folder in ("salf", "salf-runtime"):
+        (built / "opt" / folder).mkdir(parents=True)
+    put_backends(built / "opt" / "tritonserver")
+    finished = {"gpu-base": scratch_image.Image(base), "gpu-build": scratch_image.Image(built)}
+
+    image = scratch_image.build(ROOT / "Dockerfile", target="gpu", bases={}, work=tmp_path, finished=finished)
+
+    assert has_backends(image.root / image.environment["SALF_TRITON"].lstrip("/"))
+
+
+def test_no_package_is_fetched_without_its_hash():
+    commands = []
+    for _, instructions in scratch_image.stages(ROOT / "Dockerfile").values():
+        offline = any(kind == "ENV" and "PIP_NO_INDEX=1" in value.split() for kind, value in instructions)
+        runs = [command for kind, value in instructions if kind == "RUN" for command in value.split("&&")]
+        commands += [(offline, one) for one in runs if re.search(r"pip (install|download|wheel) |serve --install", one)]
+
+    assert len(commands) >= 9
+    for offline, command in commands:
+        from_here = "--no-index" in command or "PIP_NO_INDEX=1" in command or "--no-build-isolation" in command
+        assert offline or from_here or "--require-hashes" in command, command

@@ -9,10 +9,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from salf_serving.front_settings import FrontSettings
+from salf_serving.settings import DEFAULT_STOP_TIMEOUT_S
 from tests.deploy import kserve_models, kustomizing
 from tests.deploy.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
+#: What the guard takes beyond that to kill and to clean up (process.py).
+GUARD_MARGIN_S = 10
 OVERLAYS = sorted(path.parent for path in DEPLOY.glob("kubernetes/overlays/*/kustomization.yaml"))
 
 
@@ -37,6 +41,31 @@ def test_a_broken_compose_file_would_be_noticed(tmp_path):
     broken.write_text(yaml.safe_dump(document))
 
     assert tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(broken)).returncode != 0
+
+
+def test_there_is_time_to_drain_and_to_stop_before_a_container_is_killed():
+    server = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
+    pod = of_kind(kustomizing.build(OVERLAYS[0]), "Deployment")["spec"]["template"]["spec"]
+    kserve = yaml.safe_load((DEPLOY / "kserve" / "inference-service.yaml").read_text())["spec"]["predictor"]
+    before_s = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    needed_s = 2 * DEFAULT_STOP_TIMEOUT_S + GUARD_MARGIN_S
+
+    assert int(server["stop_grace_period"].removesuffix("s")) > needed_s
+    assert pod["terminationGracePeriodSeconds"] > before_s + needed_s
+    assert kserve["terminationGracePeriodSeconds"] > needed_s
+
+
+def test_nobody_logs_in_to_grafana_with_a_password_that_all_know():
+    settings = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]["environment"]
+
+    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert (settings["GF_AUTH_DISABLE_LOGIN_FORM"], settings["GF_AUTH_BASIC_ENABLED"]) == ("true", "false")
+
+
+def test_envoy_can_try_the_largest_request_again():
+    listener = yaml.safe_load((DEPLOY / "envoy.yaml").read_text())["static_resources"]["listeners"][0]
+
+    assert listener["per_connection_buffer_limit_bytes"] > FrontSettings().max_request_bytes
 
 
 def test_compose_mounts_only_what_exists():

@@ -205,6 +205,21 @@ def test_triton_is_asked_who_gave_up_only_when_a_whole_batch_waits(load, triton)
     assert whole[1].error().code() == TritonError.CANCELLED
 
 
+def test_a_decoder_has_seen_each_kind_of_picture_before_it_counts_as_loaded(load, triton, monkeypatch):
+    seen, really_open = [], Image.open
+
+    def look(*given, **named):
+        image = really_open(*given, **named)
+        seen.append(image.format)
+        return image
+
+    monkeypatch.setattr(Image, "open", look)
+    model = load(max_pixels="5", max_bytes="5")
+    assert seen == ["JPEG", "PNG", "WEBP"]
+    model.observations.hand_over()
+    assert not triton.values, "a warm-up is no traffic"
+
+
 def test_another_preparation_of_the_answering_version_is_followed(load, triton, tmp_path):
     model, newer = load(), document(2, crop_fraction=0.5)
     (tmp_path / "2").mkdir()

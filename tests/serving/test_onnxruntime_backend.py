@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import salf_serving
-from salf_serving.command import THREADS_VARIABLE
+from salf_serving.command import BUDGET_VARIABLE, THREADS_VARIABLE
 
 SOURCE = Path(salf_serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
 
@@ -91,8 +91,44 @@ def test_the_native_names_are_read_and_ours_are_left_alone(backend):
     )
 
 
-def test_the_operators_threads_win(backend):
-    assert backend.parse_settings(parameters(intra_op_thread_count="2"), threads=1).intra_op_thread_count == 1
+@pytest.mark.parametrize(
+    ("asked", "insists", "instances", "threads"),
+    [
+        (None, False, 1, 4),
+        (None, False, 3, 1),
+        (None, False, 8, 1),
+        ("1", False, 1, 1),
+        ("3", False, 2, 2),
+        ("1", True, 1, 4),
+        ("8", True, 2, 2),
+    ],
+)
+def test_instances_divide_the_budget_and_a_model_may_ask_for_less(backend, asked, insists, instances, threads):
+    config = {} if asked is None else parameters(intra_op_thread_count=asked)
+    config["instance_group"] = [{"kind": "KIND_CPU", "count": instances}]
+    budget = backend.ThreadBudget(4, insists=insists)
+    assert backend.parse_settings(config, budget=budget).intra_op_thread_count == threads
+
+
+def test_what_the_budget_cuts_is_told_unless_the_operator_wanted_it(backend):
+    config = parameters(intra_op_thread_count="8")
+    assert backend.parse_settings(config, budget=backend.ThreadBudget(4)).ignored == ("intra_op_thread_count over 4",)
+    assert backend.parse_settings(config, budget=backend.ThreadBudget(4, insists=True)).ignored == ()
+
+
+def test_groups_of_instances_divide_the_budget_together(backend):
+    config = {"instance_group": [{"count": 1}, {"kind": "KIND_CPU"}]}
+    assert backend.parse_settings(config, budget=backend.ThreadBudget(4)).intra_op_thread_count == 2
+
+
+def test_the_operators_number_wins_over_the_machines(backend, monkeypatch):
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    monkeypatch.delenv(BUDGET_VARIABLE, raising=False)
+    assert backend.thread_budget() is None
+    monkeypatch.setenv(BUDGET_VARIABLE, "4")
+    assert backend.thread_budget() == backend.ThreadBudget(4)
+    monkeypatch.setenv(THREADS_VARIABLE, "2")
+    assert backend.thread_budget() == backend.ThreadBudget(2, insists=True)
 
 
 def test_gpu_settings_are_named_as_without_effect(backend):
@@ -127,8 +163,9 @@ def test_types_that_numpy_or_the_wire_cannot_carry_are_refused(backend, data_typ
         sys.modules["graph_config"].parse_ports([{"name": "x", "data_type": data_type, "dims": ["1"]}])
 
 
-def test_the_thread_variable_has_one_name(backend):
-    assert sys.modules["graph_config"].THREADS_VARIABLE == THREADS_VARIABLE
+def test_the_variables_of_threads_have_one_name(backend):
+    names = sys.modules["graph_config"]
+    assert (names.BUDGET_VARIABLE, names.THREADS_VARIABLE) == (BUDGET_VARIABLE, THREADS_VARIABLE)
 
 
 @pytest.fixture
@@ -213,6 +250,42 @@ def test_bad_requests_get_errors_of_their_own(load, tiny):
     assert "Gather" in errors[7]
     assert all(error.startswith("tiny version 1: ") for error in errors[1:8])
     assert responses[0].outputs["bias"].tolist() == responses[-1].outputs["bias"].tolist() == [[0.0]]
+
+
+@pytest.fixture
+def computed(backend, monkeypatch):
+    """The batch sizes that were run, as they happen."""
+    sizes, compute = [], backend.TritonPythonModel.compute
+
+    def record(model, names, feed):
+        sizes.append(len(feed["image"]))
+        return compute(model, names, feed)
+
+    monkeypatch.setattr(backend.TritonPythonModel, "compute", record)
+    return sizes
+
+
+def test_each_instance_has_run_one_row_and_a_whole_batch_before_it_counts_as_loaded(load, computed):
+    load()
+    assert computed == [1, 8]
+    load(lambda config: config.update(max_batch_size=1))
+    assert computed == [1, 8, 1]
+
+
+def test_a_model_with_open_sizes_is_loaded_without_a_run(load, computed):
+    load(rename("input", 0, dims=["6", "-1", "3"]))
+    assert not computed
+
+
+def test_a_model_that_zeros_do_not_suit_is_served_and_told(load, backend, monkeypatch):
+    def refuse(*_):
+        raise ValueError("zeros are\nno picture")
+
+    monkeypatch.setattr(backend.TritonPythonModel, "compute", refuse)
+    load()
+    assert sys.modules["triton_python_backend_utils"].warnings == [
+        "tiny version 1 was not warmed up: zeros are no picture"
+    ]
 
 
 def rename(section, index, **values):

@@ -73,9 +73,18 @@ def test_the_native_names_are_read_and_ours_are_left_alone(backend):
     assert settings.ignored == ("RESHAPE_IO_LAYERS",)
 
 
-def test_the_operators_threads_win(backend):
-    given = parameters(INFERENCE_NUM_THREADS="2")
-    assert backend.parse_settings(given, threads=1).properties["INFERENCE_NUM_THREADS"] == 1
+@pytest.mark.parametrize(("asked", "insists", "threads"), [(None, False, 2), ("1", False, 1), ("1", True, 2)])
+def test_instances_divide_the_budget_and_a_model_may_ask_for_less(backend, asked, insists, threads):
+    config = {} if asked is None else parameters(INFERENCE_NUM_THREADS=asked)
+    config["instance_group"] = [{"count": 2}]
+    properties = backend.parse_settings(config, budget=backend.ThreadBudget(4, insists=insists)).properties
+    assert properties["INFERENCE_NUM_THREADS"] == threads
+    assert "COMPILATION_NUM_THREADS" not in properties, "OpenVINO's plugin for CPUs knows none"
+
+
+def test_a_model_is_loaded_within_a_budget(load, monkeypatch):
+    monkeypatch.setenv("SALF_THREAD_BUDGET", "2")
+    load(lambda config: config.update(instance_group=[{"count": 2}]))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +147,17 @@ def test_any_batch_size_is_answered_and_answers_are_not_overwritten(load, tiny):
         expected = tiny.answers(*asked)
         for name in ("logits", "bias"):
             np.testing.assert_allclose(response.outputs[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
+def test_an_instance_has_run_before_it_counts_as_loaded(load, backend, monkeypatch):
+    sizes, compute = [], backend.TritonPythonModel.compute
+    monkeypatch.setattr(
+        backend.TritonPythonModel, "compute",
+        lambda model, names, feed: sizes.append(len(feed["image"])) or compute(model, names, feed),
+    )  # fmt: skip
+    load()
+    assert sizes == [1, 8]
+    assert not backend.warnings
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,55 @@ def test_metadata_must_be_its_own_compared_and_told_to_clients(scenes):
     assert refusal(check_documents, scenes)[0] == "metadata"
 
 
+FIGURES = {"pictures": 200, "class_agreement": 1, "top5_overlap": 1, "top5_order": 1, "map_cosine": 1,
+           "lowest_map_cosine": 1, "largest_contribution_error": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("measured", "report", "words"),
+    [
+        ({"max_abs_error": {"logits": 2e-4}}, {}, "not faithful to its source: logits differs by up to 0.0002"),
+        ({"precision": "int8"}, {}, "explanations in int8 were never compared"),
+        (
+            {"precision": "int8", "explanations": FIGURES | {"top5_overlap": 0.5}},
+            {"thresholds": {"top5_overlap": 0.9}},
+            "top5_overlap is 0.5000, needed is >= 0.9",
+        ),
+        ({"precision": "int8", "explanations": FIGURES}, {"thresholds": {}}, None),
+        # What a reduced precision rounds is judged by its explanations.
+        ({"precision": "int8", "explanations": FIGURES, "max_abs_error": {"logits": 0.3}}, {"thresholds": {}}, None),
+        ({"precision": "int8", "explanations": FIGURES, "max_abs_error": {"sum": 0.3}}, {}, "sum differs by up to 0.3"),
+    ],
+)
+def test_the_stored_comparison_is_judged_again(scenes, measured, report, words):
+    version = newest(scenes)
+    metadata, stored = (json.loads((version / f"{name}.json").read_text()) for name in ("metadata", "fidelity"))
+    metadata["fidelity"] |= measured
+    (version / "metadata.json").write_text(json.dumps(metadata))
+    (version / "fidelity.json").write_text(json.dumps(stored | {"fidelity": metadata["fidelity"]} | report))
+    if words is None:
+        check_documents(scenes)
+    else:
+        reason, said = refusal(check_documents, scenes)
+        assert reason == "fidelity"
+        assert words in said
+
+
+def test_a_fidelity_report_must_be_readable_and_the_metadatas_own(scenes):
+    path = newest(scenes) / "fidelity.json"
+    report = json.loads(path.read_text())
+    for content, words in (
+        ("{}", "fidelity.json cannot be read: fidelity: Field required"),
+        (json.dumps(report | {"fidelity": report["fidelity"] | {"pictures": 8}}), "is not what metadata.json tells"),
+    ):
+        path.write_text(content)
+        reason, said = refusal(check_documents, scenes)
+        assert reason == "fidelity"
+        assert words in said
+    path.unlink()
+    check_documents(scenes)
+
+
 class Watched:
     """A watch over a repository with one model, and what became of its changes."""
 

@@ -22,11 +22,13 @@ from graph_backend import GraphModel
 from graph_config import (
     Array,
     GraphTensor,
+    ThreadBudget,
     check_graph,
     given_parameters,
     graph_file,
-    operators_threads,
+    thread_budget,
     thread_count,
+    within_budget,
 )
 
 DEFAULT_MODEL_FILE = "model.onnx"
@@ -82,12 +84,12 @@ class Settings:
     ignored: tuple[str, ...] = ()
 
 
-def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> Settings:
+def parse_settings(config: Mapping[str, Any], *, budget: ThreadBudget | None = None) -> Settings:
     """Read the session's settings from a model configuration.
 
     Args:
         config: Triton's model configuration as JSON gives it.
-        threads: threads for one inference, over what the model says; None leaves it to the model.
+        budget: of threads; None leaves them to the model and to ONNX Runtime.
 
     Raises:
         ValueError: an unknown parameter, or a value that is none of the expected ones.
@@ -107,17 +109,18 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
     gpu_only = sorted(given.keys() & _GPU_ONLY)
     if accelerators.get("gpu_execution_accelerator"):
         gpu_only.append("gpu_execution_accelerator")
-    intra = thread_count(given, "intra_op_thread_count")
+    asked = {key: thread_count(given, key) for key in ("intra_op_thread_count", "inter_op_thread_count")}
+    threads, cut = within_budget(asked, budget, config)
     return Settings(
-        intra_op_thread_count=intra if threads is None else threads,
-        inter_op_thread_count=thread_count(given, "inter_op_thread_count"),
+        intra_op_thread_count=threads["intra_op_thread_count"],
+        inter_op_thread_count=threads["inter_op_thread_count"],
         parallel=_flag(given, "execution_mode", default=False),
         optimization_level=level,
         enable_mem_arena=_flag(given, "enable_mem_arena", default=True),
         enable_mem_pattern=_flag(given, "enable_mem_pattern", default=True),
         session_entries={key: given[key] for key in (_DEVICE_ALLOCATOR,) if key in given},
         run_entries={key: given[key] for key in (_ARENA_SHRINKAGE,) if key in given},
-        ignored=tuple(gpu_only),
+        ignored=(*gpu_only, *cut),
     )
 
 
@@ -126,7 +129,7 @@ class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_ba
 
     def load(self, config: Mapping[str, Any], directory: Path) -> None:
         """See `GraphModel`."""
-        settings = parse_settings(config, threads=operators_threads())
+        settings = parse_settings(config, budget=thread_budget())
         self.warn_of_ignored(settings.ignored)
         path = graph_file(config, directory, DEFAULT_MODEL_FILE)
         self.session = ort.InferenceSession(path, _session_options(settings), providers=["CPUExecutionProvider"])

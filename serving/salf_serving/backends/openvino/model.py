@@ -26,11 +26,13 @@ from graph_backend import GraphModel
 from graph_config import (
     Array,
     GraphTensor,
+    ThreadBudget,
     check_graph,
     given_parameters,
     graph_file,
-    operators_threads,
+    thread_budget,
     thread_count,
+    within_budget,
 )
 
 DEFAULT_MODEL_FILE = "model.xml"
@@ -75,12 +77,12 @@ class Settings:
     ignored: tuple[str, ...] = ()
 
 
-def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> Settings:
+def parse_settings(config: Mapping[str, Any], *, budget: ThreadBudget | None = None) -> Settings:
     """Read a model configuration.
 
     Args:
         config: Triton's model configuration as JSON gives it.
-        threads: threads for one inference, over what the model says; None leaves it to the model.
+        budget: of threads; None leaves them to the model and to OpenVINO.
 
     Raises:
         ValueError: an unknown parameter, or a value that is none of the expected ones.
@@ -99,13 +101,11 @@ def parse_settings(config: Mapping[str, Any], *, threads: int | None = None) -> 
         raise ValueError(f"parameter 'NUM_STREAMS' must be AUTO, NUMA or a number, but is {given['NUM_STREAMS']!r}")
     if streams:
         properties["NUM_STREAMS"] = streams
-    for key in ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS"):
-        count = thread_count(given, key)
-        if key == "INFERENCE_NUM_THREADS" and threads is not None:
-            count = threads
-        if count:
-            properties[key] = count
-    return Settings(properties, given.get("CPU_EXTENSION_PATH") or None, tuple(sorted(given.keys() & _IGNORED)))
+    asked = {key: thread_count(given, key) for key in ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS")}
+    inference, cut = within_budget({"INFERENCE_NUM_THREADS": asked["INFERENCE_NUM_THREADS"]}, budget, config)
+    properties |= {key: count for key, count in (asked | inference).items() if count}
+    ignored = (*sorted(given.keys() & _IGNORED), *cut)
+    return Settings(properties, given.get("CPU_EXTENSION_PATH") or None, ignored)
 
 
 class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_backend as part of salf_serving only
@@ -113,7 +113,7 @@ class TritonPythonModel(GraphModel):  # type: ignore[misc] # mypy knows graph_ba
 
     def load(self, config: Mapping[str, Any], directory: Path) -> None:
         """See `GraphModel`."""
-        settings = parse_settings(config, threads=operators_threads())
+        settings = parse_settings(config, budget=thread_budget())
         self.warn_of_ignored(settings.ignored)
         core = openvino.Core()
         if settings.extension is not None:

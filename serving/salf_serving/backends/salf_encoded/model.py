@@ -24,6 +24,7 @@ from encoded_endpoint.explain_model import OBSERVED, ExplainModel
 from encoded_endpoint.memory import keep_memory_small
 from encoded_endpoint.observations import Observations
 from encoded_endpoint.settings import Settings, read_settings
+from encoded_endpoint.warming import warm_up
 from PIL import Image, PngImagePlugin
 
 from salf_contract import ENCODED_INPUT, ENCODED_OUTPUTS, PROBE_REQUEST_ID, Metadata, PictureRefusedError, Refusal
@@ -71,6 +72,7 @@ class TritonPythonModel:
         warnings.filterwarnings("ignore", module="PIL")
         self.limits = settings.limits
         self.explain_model = ExplainModel(folder, version)
+        warm_up(self.explain_model.document.preparation)
         self.observations = Observations(self.explain_model.name, max_series=settings.concept_series)
         self.observations.start()
 
