@@ -11,6 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from scored_stores import assert_same_rows, jpeg, rows_of
 from typer.testing import CliRunner
@@ -114,6 +116,17 @@ def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
         score(str(folder), str(target), settings)
     with pytest.raises(InvalidSourceError):
         score(str(tmp_path / "nowhere"), str(tmp_path / "other"), settings)
+
+
+def test_the_pictures_of_another_column_are_another_source(tmp_path):
+    source, target = tmp_path / "photos.parquet", str(tmp_path / "scored")
+    parquet.write_table(pa.table({"image": [jpeg(1), jpeg(2)], "cropped": [jpeg(3), jpeg(4)]}), source)
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        settings = Settings(url=server.address)
+        score(str(source), target, settings)
+        with pytest.raises(TargetMismatchError, match="column 'image', not in 'cropped'"):
+            score(str(source), target, replace(settings, column="cropped"))
+        assert score(str(source), target, replace(settings, column="image")).already_done == 2
 
 
 def test_a_run_killed_while_it_wrote_goes_on(folder, tmp_path, settings):
