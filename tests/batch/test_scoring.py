@@ -310,6 +310,20 @@ def test_a_server_that_is_busy_is_asked_again_until_it_answers(folder, tmp_path)
     assert summary.requests_repeated > 0
 
 
+def test_time_in_which_nothing_was_asked_is_no_time_without_an_answer(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+
+        def slow_store(progress):
+            if progress.stage == "scoring" and progress.done == 1:
+                time.sleep(0.6)
+                server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=4)
+
+        settings = Settings(url=server.address, in_flight=1, read_ahead=1, patience_s=0.4)
+        summary = score(str(folder), str(tmp_path / "scored"), settings, report=slow_store)
+    assert summary.scored == 7
+    assert summary.requests_repeated > 0
+
+
 def test_patience_ends(folder, tmp_path):
     with pytest.raises(ServerGoneError, match="no server after 0 s"):
         score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9", patience_s=0))
