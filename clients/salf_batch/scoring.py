@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from salf_batch.answering import AWAY
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
 from salf_batch.plans import Plan, asking_of, client_of
@@ -14,7 +15,7 @@ from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place, place_of
 from salf_batch.targets import Manifest, begun, claim, locked, parts, write_part
-from salf_client import ModelInfo, ServerNotReadyError, ServerUnavailableError, VersionNotServedError
+from salf_client import ModelInfo, VersionNotServedError
 
 _DEFAULT_TOP = 5
 
@@ -153,7 +154,7 @@ async def _model(settings: Settings, version: int | None) -> ModelInfo:
                 raise ModelChangedError(
                     f"{error}; what is done stays: let the server load that version again, or score into a new folder"
                 ) from error
-            except (ServerUnavailableError, ServerNotReadyError) as error:
+            except AWAY as error:
                 if time.monotonic() > give_up_s:
                     raise ServerGoneError(f"no server after {settings.patience_s:.0f} s: {error}") from error
                 await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ from salf_batch import (
 )
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
-from salf_client import Client
+from salf_client import AsyncClient, Client, DeadlineExceededError, ServerOverloadedError
 from salf_client.testing import MockModel, mock_server
 from salf_serving import free_port, launch
 
@@ -322,6 +322,22 @@ def test_time_in_which_nothing_was_asked_is_no_time_without_an_answer(folder, tm
         summary = score(str(folder), str(tmp_path / "scored"), settings, report=slow_store)
     assert summary.scored == 7
     assert summary.requests_repeated > 0
+
+
+@pytest.mark.parametrize("kind", [ServerOverloadedError, DeadlineExceededError])
+def test_a_server_that_is_busy_or_hangs_at_the_start_is_waited_for(folder, tmp_path, monkeypatch, kind):
+    model, asked = AsyncClient.model, []
+
+    async def busy_at_first(client):
+        asked.append(client)
+        if len(asked) == 1:
+            raise kind("not now")
+        return await model(client)
+
+    monkeypatch.setattr(AsyncClient, "model", busy_at_first)
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        assert score(str(folder), str(tmp_path / "scored"), Settings(url=server.address)).scored == 7
+    assert len(asked) == 2
 
 
 def test_patience_ends(folder, tmp_path):
