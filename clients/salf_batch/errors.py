@@ -9,6 +9,7 @@ BatchError
 ├── TargetInUseError         another run writes to the target
 ├── TargetWriteError         the target cannot be written: disk full, no permission
 ├── InvalidTargetError       the target is no scored store
+├── TemporaryFilesError      this machine's folder for temporary files is full, or cannot be used
 ├── MetricsUnavailableError  the metrics file cannot be written, or their port is taken
 ├── ModelChangedError        the server began to answer with another model, or does not serve the pinned version
 ├── EngineError              the Ray cluster cannot be reached, or broke down
@@ -53,6 +54,10 @@ class TargetWriteError(BatchError):
 
 class InvalidTargetError(BatchError):
     """The target is no scored store."""
+
+
+class TemporaryFilesError(BatchError):
+    """This machine's folder for temporary files cannot keep the names of the inputs."""
 
 
 class MetricsUnavailableError(BatchError):
