@@ -112,7 +112,9 @@ def score(
     metrics_file: Annotated[
         Path | None, typer.Option(help="Prometheus metrics for the node exporter's textfile collector; .prom.")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Show Prometheus metrics here while it works.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Show Prometheus metrics here while it works.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score a store of pictures: one row for each, in a Parquet dataset.
