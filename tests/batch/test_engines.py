@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def processes_with(words):
     return found
 
 
+def a_worker_of(cluster):
+    """Process id of one of the cluster's own workers: another test's Ray may run on this machine, too."""
+    own = set(processes_with(cluster.head_node.get_session_dir_path()))
+    for pid in processes_with("ray::MapWorker"):
+        with suppress(OSError):  # it has ended
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if parent in own:
+                return pid
+    return None
+
+
 def test_a_model_in_this_process_gives_the_server_s_rows(folder, tmp_path, triton_server):
     score(str(folder), str(tmp_path / "served"), Settings(url=triton_server.grpc_address, shard_size=3))
     score(str(folder), str(tmp_path / "here"), Settings(repository=REPOSITORY, shard_size=3, model_threads=1))
@@ -81,7 +93,7 @@ def test_a_killed_worker_of_a_cluster_loses_and_doubles_no_row(folder, tmp_path,
 
     def kill_one(progress):
         if progress.stage == "scoring" and progress.done >= 24 and not killed:
-            pid = next(iter(processes_with("ray::MapWorker")), None)
+            pid = a_worker_of(cluster)
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
