@@ -121,6 +121,8 @@ def score(
 
     Kill it when you like: the same command goes on where it stopped. A bad picture becomes a row with an error.
 
+    Ends with 1 where trying again may help (no server, no store), 3 where it does not: another model, another target.
+
     Example: salf score photos/ --out scored/
     """
     # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.

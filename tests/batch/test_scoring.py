@@ -177,8 +177,11 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["errors"] == 1
     result = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere"), "--out", str(page)])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "no scored store" in result.stderr
+    result = CliRunner().invoke(app, [*arguments, "--top", "2"])
+    assert result.exit_code == 3
+    assert "was begun with top" in result.stderr
 
 
 def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(folder, tmp_path, settings):
