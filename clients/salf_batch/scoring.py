@@ -2,19 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from salf_batch.answering import AWAY
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
-from salf_batch.plans import Plan, asking_of, client_of
+from salf_batch.plans import Plan, asking_of, client_of, write_rows
 from salf_batch.progress import Progress, Summary, Tally
-from salf_batch.rows import Row, as_parquet
+from salf_batch.rows import Row
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place, place_of
-from salf_batch.targets import Manifest, begun, claim, locked, parts, write_part
+from salf_batch.targets import Manifest, begun, claim, locked, parts
 from salf_client import ModelInfo, VersionNotServedError
 
 _DEFAULT_TOP = 5
@@ -109,15 +109,6 @@ async def _score_here(
             if len(shard_rows) == manifest.rows_of(shard):
                 await asyncio.to_thread(write_rows, plan, shard, shard_rows)
                 shard_rows = []
-
-
-def write_rows(plan: Plan, shard: int, rows: Sequence[Row]) -> None:
-    """Add a shard's part.
-
-    Raises:
-        TargetWriteError: it cannot be written.
-    """
-    write_part(plan.target, shard, as_parquet(rows, maps=plan.manifest.maps))
 
 
 def _wanted_version(target: Place, settings: Settings) -> int | None:
