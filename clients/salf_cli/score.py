@@ -1,11 +1,10 @@
 """`salf score` and `salf report`: a whole store of pictures."""
 
 import os
-import time
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,14 +23,7 @@ from salf_cli.explain import Json, ModelVersion, Timeout
 from salf_cli.failures import one_line_failures, print_json, stderr_console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
-    from salf_batch import Progress, Summary
-
-#: A row is done in less time than a bar takes to be told of it.
-_SHOWN_EVERY_S = 0.1
-
+    from salf_batch import Summary
 
 _ENGINE = "Engine"
 
@@ -129,6 +121,7 @@ def score(
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from salf_batch import Settings
     from salf_batch import score as score_store
+    from salf_cli.score_progress import progress_on
 
     settings = Settings(
         url=urls_of(url),
@@ -157,10 +150,8 @@ def score(
         metrics_file=metrics_file,
         metrics_port=metrics_port,
     )
-    with _bar() as bar:
-        task = bar.add_task("starting", total=None, errors=0, rate="")
-        shown = _Shown(bar, task)
-        summary = score_store(source, out, settings, report=shown.update)
+    with progress_on(stderr_console()) as shown:
+        summary = score_store(source, out, settings, report=shown)
     if json:
         print_json(asdict(summary))
     else:
@@ -187,43 +178,6 @@ def report(
         print_json({"report": str(out), "rows": seen.rows, "errors": seen.errors, "classes": classes})
     else:
         typer.echo(f"{seen.rows} rows, {seen.errors} with an error, {len(seen.classes)} classes: {out}")
-
-
-class _Shown:
-    """Progress as a bar."""
-
-    def __init__(self, bar: "Bar", task: "TaskID") -> None:
-        self._bar, self._task, self._stage = bar, task, ""
-        self._shown_s = 0.0
-
-    def update(self, progress: "Progress") -> None:
-        """Show how far it is, now and then; the rate counts this run's rows only."""
-        now_s = time.monotonic()
-        is_last = progress.done == progress.total
-        if progress.stage == self._stage and now_s - self._shown_s < _SHOWN_EVERY_S and not is_last:
-            return
-        self._shown_s = now_s
-        if progress.stage != self._stage:
-            self._stage = progress.stage
-            if progress.stage == "scoring":
-                self._bar.reset(self._task, total=progress.total, completed=progress.done)
-        is_scoring = progress.stage == "scoring"
-        task = self._bar.tasks[self._task]
-        self._bar.update(
-            self._task,
-            description=progress.stage if is_scoring else f"{progress.stage} ({progress.total:,} inputs)",
-            completed=progress.done if is_scoring else 0,
-            errors=progress.errors,
-            rate=f"{task.speed:,.0f} pictures/s" if task.speed else "",
-        )
-
-
-def _bar() -> "Bar":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[errors]} errors"), TimeRemainingColumn()]
-    return Progress(*columns, console=stderr_console())
 
 
 def _say(summary: "Summary") -> None:
