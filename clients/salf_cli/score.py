@@ -20,12 +20,13 @@ from salf_cli.connecting import (
     urls_of,
 )
 from salf_cli.explain import Json, ModelVersion, Timeout
-from salf_cli.failures import one_line_failures, print_json, stderr_console
+from salf_cli.failures import UsageFailure, one_line_failures, print_json, stderr_console
 
 if TYPE_CHECKING:
     from salf_batch import Summary
 
 _ENGINE = "Engine"
+_WORKER_CPUS = 1.0
 
 
 class OnChange(StrEnum):
@@ -64,6 +65,9 @@ def score(
     shard_size: Annotated[int, typer.Option(min=1, help="Rows of a file: lost at most when killed.")] = 1000,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     read_ahead: Annotated[int, typer.Option(min=1, help="Pictures read ahead; bounds the memory.")] = 64,
+    decoders: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode pictures; all cores by default.")
+    ] = None,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
     token: Token = None,
     tls: UsesTls = False,
@@ -97,7 +101,7 @@ def score(
     ] = None,
     worker_cpus: Annotated[
         float, typer.Option(min=0.01, help="Cores set aside for each.", rich_help_panel=_ENGINE)
-    ] = 1.0,
+    ] = _WORKER_CPUS,
     failing_shards: Annotated[
         int, typer.Option(min=0, help="Files that may fail before a run on Ray stops.", rich_help_panel=_ENGINE)
     ] = 0,
@@ -117,6 +121,10 @@ def score(
 
     Example: salf score photos/ --out scored/
     """
+    if engine is not Engine.RAY and (workers is not None or failing_shards or worker_cpus != _WORKER_CPUS):
+        raise UsageFailure("--workers, --worker-cpus and --failing-shards are of a cluster; give --engine ray as well")
+    if repository is None and model_threads is not None:
+        raise UsageFailure("--model-threads computes with the model of a --repository; give one, or leave it to the server")
     # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from salf_batch import Settings
@@ -138,6 +146,7 @@ def score(
         shard_size=shard_size,
         in_flight=in_flight,
         read_ahead=read_ahead,
+        decoders=decoders,
         sends_encoded=encoded,
         timeout_s=timeout,
         patience_s=patience,
