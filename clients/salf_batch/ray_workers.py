@@ -1,6 +1,6 @@
 """What each worker of a Ray cluster does: makes one part after the other, and says what the rows came to.
 
-This module does not import Ray: it is sent to workers, which have it already.
+Nothing here needs Ray, which `salf_batch.ray_engine` drives.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ class Settings:
         shard_size: rows of one Parquet file: what is lost at most when a run is killed.
         in_flight: requests at a time, at most; of each worker.
         read_ahead: inputs read ahead, at most; bounds the memory together with the pictures' size; of each worker.
-        decoders: threads that decode pictures; None takes as many as there are cores, on Ray as many as each worker has.
+        decoders: threads that decode pictures; None takes as many as there are cores, on Ray as a worker has.
         sends_encoded: whether JPEG, PNG and WebP files go to the server as they are, where it takes them: less to send,
             and the server's cores decode. Otherwise this machine's do.
         timeout_s: for each answer, decoding included.

@@ -124,7 +124,7 @@ def score(
     if engine is not Engine.RAY and (workers is not None or failing_shards or worker_cpus != _WORKER_CPUS):
         raise UsageFailure("--workers, --worker-cpus and --failing-shards are of a cluster; give --engine ray as well")
     if repository is None and model_threads is not None:
-        raise UsageFailure("--model-threads computes with the model of a --repository; give one, or leave it to the server")
+        raise UsageFailure("--model-threads are of a model that computes here; give its --repository as well")
     # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from salf_batch import Settings

@@ -22,7 +22,7 @@ from salf_client.steps import Steps, sent
 from salf_client.transport import Pin, Tensors
 
 T = TypeVar("T")
-#: For letting a server forget shared memory, which no answer depends on: seconds for all of it, and of a request's time.
+#: For letting a server forget shared memory, which no answer depends on: seconds at most, and share of a call's time.
 _FORGET_TIMEOUT_S, _FORGET_SHARE = 1.0, 0.5
 
 

@@ -33,9 +33,12 @@ def plan(server, tmp_path):
         contract_id=model.contract_id, shard_size=2, top=2, maps=False,
     )  # fmt: skip
     return Plan(
-        target=place_of(str(tmp_path / "scored")), manifest=manifest, settings=Settings(url=server.address, in_flight=1),
-        preparation=model.preparation, version=None,
-    )  # fmt: skip
+        target=place_of(str(tmp_path / "scored")),
+        manifest=manifest,
+        settings=Settings(url=server.address, in_flight=1),
+        preparation=model.preparation,
+        version=None,
+    )
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ EXPECTED = {
 
 def test_every_error_of_the_client_has_its_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ClientError)]
-    found = {kind.__name__: next(status for listed, status, _ in STATUSES if issubclass(kind, listed)) for kind in kinds}
+    found = {kind.__name__: next(row[1] for row in STATUSES if issubclass(kind, row[0])) for kind in kinds}
     assert found == {kind.__name__: 502 for kind in kinds} | EXPECTED
 
 
