@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -62,32 +63,26 @@ def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, repor
     first = next(shards, None)
     if first is None:
         return
-    plan, allowed = for_workers(plan), plan.settings.failing_shards
-    failures: list[BatchError | ClientError] = []
-    left, lost = plan.manifest.shards - len(done), 0
+    plan = for_workers(plan)
+    failed, left = _Failed(plan.settings.failing_shards), plan.manifest.shards - len(done)
     with _cluster(plan) as workers, _quiet_context(ray.data) as context:
         try:
             for window in _windows(first, shards):
-                # Those whose worker died, so that Ray itself gave them up; it counts them anew for each dataset.
-                context.max_errored_blocks = allowed - len(failures) - lost
+                context.max_errored_blocks = failed.left  # which Ray counts anew for each dataset
+                results = _results(ray.data, window, plan, workers=min(workers, left))
                 missing = len(window)
-                for counts in _results(ray.data, window, plan, workers=min(workers, left)):
-                    missing -= 1
-                    _count_repeated(counts, plan, source, tally)
-                    if "failed" in counts:
-                        failures.append(_error_of(*counts["failed"]))
-                        if len(failures) + lost > allowed:
-                            raise failures[-1]
-                        continue
-                    left -= 1
-                    _count(counts, tally)
-                    report(Progress("scoring", source.count, tally.done, tally.errors))
-                lost += missing
-                if len(failures) + lost > allowed:
-                    raise EngineError(
-                        f"the workers of {lost} shards died, and {allowed} may fail (--failing-shards); what is done "
-                        f"stays: see Ray's log, and run again"
-                    )
+                # What still runs must end before the connection does: it would connect again, by itself.
+                with closing(results):
+                    for counts in results:
+                        missing -= 1
+                        _count_repeated(counts, plan, source, tally)
+                        if "failed" in counts:
+                            failed.add(_error_of(*counts["failed"]))
+                            continue
+                        left -= 1
+                        _count(counts, tally)
+                        report(Progress("scoring", source.count, tally.done, tally.errors))
+                failed.add_lost(missing)
         except (BatchError, ClientError):
             raise
         except Exception as error:
@@ -95,10 +90,39 @@ def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, repor
                 f"the Ray cluster broke down ({_last_line(error)}); what is done stays: run again when it is back"
             ) from error
     if left:
-        why = failures[0] if failures else "Ray's log says why"
+        why = failed.first or "Ray's log says why"
         raise ShardsFailedError(
             f"{left} of {plan.manifest.shards} shards failed and have no rows yet ({why}); run again"
         )
+
+
+@dataclass
+class _Failed:
+    """Shards that failed in this run, whatever the reason.
+
+    Attributes:
+        left: so many more may fail.
+        first: what the first one failed with, if its worker could say so.
+    """
+
+    left: int
+    first: BatchError | ClientError | None = None
+
+    def add(self, error: BatchError | ClientError) -> None:
+        """Count one; raises its error if it is one too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise error
+        self.first = self.first or error
+
+    def add_lost(self, shards: int) -> None:
+        """Count those that Ray gave up, since their workers died."""
+        self.left -= shards
+        if self.left < 0:
+            raise EngineError(
+                "the workers of more shards died than may fail (--failing-shards); what is done stays: see Ray's log, "
+                "and run again"
+            )
 
 
 def _count(counts: Mapping[str, Any], tally: Tally) -> None:
@@ -117,7 +141,9 @@ def _count_repeated(counts: Mapping[str, Any], plan: Plan, source: Source, tally
             count.add(store, reason, times)
 
 
-def _results(data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int) -> Iterator[dict[str, Any]]:
+def _results(
+    data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int
+) -> Generator[dict[str, Any], None, None]:
     dataset = data.from_items(window, override_num_blocks=len(window)).map(
         ShardScorer,
         fn_constructor_args=(plan,),

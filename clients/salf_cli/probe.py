@@ -65,31 +65,31 @@ def probe(
     from salf_client.probing import exit_status, metrics_text
     from salf_client.probing import probe as probe_server
 
-    servers = urls_of(url)
-    if (known is None) == (record is None):
-        raise UsageFailure("say which answer is known: salf probe FILE; or record one: salf probe --record FILE")
-    if json and metrics:
-        raise UsageFailure("--json and --metrics both want stdout; write the metrics with --metrics-file")
-    if record is not None and (json or metrics or metrics_file is not None):
-        raise UsageFailure("--record asks no question that could be answered wrong; leave --json and --metrics away")
-    if picture is not None and record is None:
-        raise UsageFailure("--picture is what --record asks about; a known answer has its own picture")
+    servers, is_judged = urls_of(url), json or metrics or metrics_file is not None
+    for is_wrong, said in (
+        (
+            (known is None) == (record is None),
+            "say which answer is known: salf probe FILE; or record one: --record FILE",
+        ),
+        (json and metrics, "--json and --metrics both want stdout; write the metrics with --metrics-file"),
+        (record is None and picture is not None, "--picture is what --record asks about; a known answer has its own"),
+        (record is not None and is_judged, "--record compares nothing; leave --json and --metrics away"),
+        (record is not None and len(servers) > 1, "an answer is recorded of one server; give one --url"),
+    ):
+        if is_wrong:
+            raise UsageFailure(said)
     connection = connection_of(
         token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
     )
     if known is None:
         assert record is not None
-        if len(servers) > 1:
-            raise UsageFailure("an answer is recorded of one server; give one --url")
         with Client(
             servers[0], model=model, model_version=model_version, timeout_s=timeout, connection=connection
         ) as client:
             _record(client, picture, record)
         return
     results = [
-        probe_server(
-            server, known, model=model, model_version=model_version, timeout_s=timeout, connection=connection
-        )
+        probe_server(server, known, model=model, model_version=model_version, timeout_s=timeout, connection=connection)
         for server in servers
     ]
     if metrics_file is not None:

@@ -101,7 +101,7 @@ def scrape(url: str, *, timeout_s: float) -> Scrape:
             while len(data) < _LARGEST_BYTES and (piece := answer.read1(_PIECE_BYTES)):
                 data += piece
                 if time.monotonic() > ends_at_s:
-                    raise TimeoutError(f"its page was not complete within {timeout_s:g} s")  # noqa: TRY301
+                    raise TimeoutError(f"its page was not complete within {timeout_s:g} s")
     except (OSError, ValueError, HTTPException) as error:
         cause = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause

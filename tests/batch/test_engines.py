@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,10 @@ def test_what_fails_on_a_cluster_is_said_as_here(folder, tmp_path, cluster):
         with pytest.raises(UnauthenticatedError, match="the token has run out"):
             score(str(folder), str(tmp_path / "scored"), settings)
         assert rows_of(tmp_path / "scored") == []
+        import ray
+
+        time.sleep(0.5)
+        assert not ray.is_initialized(), "what still ran has connected again"
 
 
 @pytest.mark.slow

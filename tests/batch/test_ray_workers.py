@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from scored_stores import jpeg
 
-from salf_batch import Settings, StoreUnavailableError, ray_workers
+from salf_batch import EngineError, Settings, StoreUnavailableError, ray_workers
 from salf_batch.plans import Plan, for_workers
+from salf_batch.ray_engine import _Failed
 from salf_batch.ray_workers import ShardScorer
 from salf_batch.sources import open_source
 from salf_batch.spool import packed
@@ -62,6 +63,18 @@ def test_a_worker_computes_with_its_own_cores_unless_it_is_told_otherwise(plan):
         assert (settings.decoders, settings.model_threads) == (cores, cores)
     settings = for_workers(with_settings(plan, decoders=3, model_threads=4)).settings
     assert (settings.decoders, settings.model_threads) == (3, 4)
+
+
+def test_so_many_shards_may_fail_in_the_whole_run_and_for_whatever_reason():
+    failed = _Failed(3)
+    failed.add(StoreUnavailableError("first"))
+    failed.add_lost(1)
+    failed.add(StoreUnavailableError("third"))
+    assert (failed.left, str(failed.first)) == (0, "first")
+    with pytest.raises(EngineError, match="--failing-shards"):
+        failed.add_lost(1)
+    with pytest.raises(StoreUnavailableError, match="fifth"):
+        failed.add(StoreUnavailableError("fifth"))
 
 
 def test_relative_paths_are_whole_before_they_travel(plan, tmp_path, monkeypatch):
