@@ -6,7 +6,7 @@ Ask: curl -F picture=@demonstration/pictures/harbour.jpg http://127.0.0.1:8000/p
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -71,19 +71,19 @@ class Problem(BaseModel):
     detail: str
 
 
-def create_app(url: str | None = None, *, timeout_s: float = 5.0) -> FastAPI:
+def create_app(url: str | Sequence[str] | None = None, *, timeout_s: float = 5.0) -> FastAPI:
     """The service.
 
     Args:
-        url: host:port of the salf server; $SALF_URL by default.
+        url: host:port of a salf server, or several that share the work; $SALF_URL by default, with spaces between.
         timeout_s: within which an explanation must be there, retries included.
     """
-    address = url or os.environ.get("SALF_URL", "localhost:8001")
+    addresses = url or os.environ.get("SALF_URL", "localhost:8001").split()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # One client for the process: it keeps its connection, and knows the model from the first call on.
-        async with AsyncClient(address, timeout_s=timeout_s) as client:
+        async with AsyncClient(addresses, timeout_s=timeout_s) as client:
             app.state.client = client
             yield
 

@@ -21,6 +21,7 @@ from salf_batch.errors import (
     TargetInUseError,
     TargetMismatchError,
     TargetWriteError,
+    TemporaryFilesError,
     UnreadableInputError,
 )
 from salf_batch.progress import Progress, Summary
@@ -45,6 +46,7 @@ __all__ = [
     "TargetInUseError",
     "TargetMismatchError",
     "TargetWriteError",
+    "TemporaryFilesError",
     "UnreadableInputError",
     "score",
     "write_report",

@@ -30,13 +30,7 @@ from salf_client import (
 from salf_contract import PictureError, Preparation, Prepared, decode_picture, prepare
 
 #: What passes when the server comes back, or has less to do.
-_PASSING = (
-    ServerUnavailableError,
-    ServerNotReadyError,
-    ServerOverloadedError,
-    DeadlineExceededError,
-    ServerFailedError,
-)
+AWAY = (ServerUnavailableError, ServerNotReadyError, ServerOverloadedError, DeadlineExceededError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 #: A picture at which a server that is up fails so often is the reason itself.
 _FAILURES_OF_ONE_PICTURE = 5
@@ -47,7 +41,7 @@ _READINGS = 5
 
 @dataclass(kw_only=True)
 class Asking:
-    """One run's way of asking; state is how long the server has been away.
+    """One run's way of asking; state is since when the server has been away.
 
     Attributes:
         client: asks.
@@ -63,6 +57,8 @@ class Asking:
         decoders: threads that decode: few, since each keeps the memory of a large picture for the next.
         retries: counts pictures that were read again.
         tally: counts requests that were made again because the server was away.
+        away_since_s: of the first failure since the last answer, on the monotonic clock; None while the server answers.
+            Time in which nothing was asked, since a store is slow, is not the server's.
     """
 
     client: AsyncClient
@@ -78,7 +74,7 @@ class Asking:
     decoders: Executor
     retries: RetryCount
     tally: Tally
-    last_answer_s: float = 0.0
+    away_since_s: float | None = None
 
     async def rows(self, inputs: Iterable[tuple[int, Input]]) -> AsyncIterator[Row]:
         """One row for each input, in their order.
@@ -89,7 +85,6 @@ class Asking:
             StoreUnavailableError: the source's store does not answer.
             ClientError: what waiting does not change, such as a wrong token.
         """
-        self.last_answer_s = time.monotonic()
         places = asyncio.Semaphore(self.in_flight)
         waiting: deque[asyncio.Task[Row]] = deque()
         try:
@@ -166,11 +161,15 @@ class Asking:
                     f"{error}; what is done stays: let the server load that version again and run again, or score into "
                     f"a new folder"
                 ) from error
-            except _PASSING as error:
+            except (*AWAY, ServerFailedError) as error:
                 failures += isinstance(error, ServerFailedError)
                 if failures >= _FAILURES_OF_ONE_PICTURE and await self._is_up():
+                    self.away_since_s = None
                     raise
-                away_s = time.monotonic() - self.last_answer_s
+                now_s = time.monotonic()
+                if self.away_since_s is None:
+                    self.away_since_s = now_s
+                away_s = now_s - self.away_since_s
                 if away_s > self.patience_s:
                     raise ServerGoneError(
                         f"no answer for {away_s:.0f} s ({error}); what is done stays: run again when the server is back"
@@ -178,8 +177,11 @@ class Asking:
                 self.tally.requests_repeated += 1
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except ClientError:  # a refusal is an answer, too
+                self.away_since_s = None
+                raise
             else:
-                self.last_answer_s = time.monotonic()
+                self.away_since_s = None
                 return explanation
 
     async def _is_up(self) -> bool:

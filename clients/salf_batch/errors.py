@@ -9,6 +9,7 @@ BatchError
 ├── TargetInUseError         another run writes to the target
 ├── TargetWriteError         the target cannot be written: disk full, no permission
 ├── InvalidTargetError       the target is no scored store
+├── TemporaryFilesError      this machine's folder for temporary files is full, or cannot be used
 ├── MetricsUnavailableError  the metrics file cannot be written, or their port is taken
 ├── ModelChangedError        the server began to answer with another model, or does not serve the pinned version
 ├── EngineError              the Ray cluster cannot be reached, or broke down
@@ -20,7 +21,13 @@ Each message names the thing, what was expected and what to do. What is done whe
 
 
 class BatchError(Exception):
-    """Something kept a store from being scored."""
+    """Something kept a store from being scored.
+
+    Attributes:
+        is_lasting: whether the same call fails again until somebody changes it, the target, the server or this machine.
+    """
+
+    is_lasting = False
 
 
 class InvalidSourceError(BatchError):
@@ -38,9 +45,13 @@ class StoreUnavailableError(BatchError):
 class MissingExtraError(BatchError):
     """A package is missing; the message says which extra brings it."""
 
+    is_lasting = True
+
 
 class TargetMismatchError(BatchError):
     """The target holds rows of another model, another source or other settings."""
+
+    is_lasting = True
 
 
 class TargetInUseError(BatchError):
@@ -54,6 +65,12 @@ class TargetWriteError(BatchError):
 class InvalidTargetError(BatchError):
     """The target is no scored store."""
 
+    is_lasting = True
+
+
+class TemporaryFilesError(BatchError):
+    """This machine's folder for temporary files cannot keep the names of the inputs."""
+
 
 class MetricsUnavailableError(BatchError):
     """The run's metrics cannot be shown where they shall be."""
@@ -61,6 +78,8 @@ class MetricsUnavailableError(BatchError):
 
 class ModelChangedError(BatchError):
     """The server answers with another model than the run began with."""
+
+    is_lasting = True
 
 
 class ServerGoneError(BatchError):

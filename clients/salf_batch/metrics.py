@@ -100,9 +100,10 @@ def exposed(metrics: RunMetrics, *, file: Path | None, port: int | None) -> Iter
         if port is not None:
             try:
                 server, thread = start_http_server(port, registry=registry)
-            except OSError as error:
+            except (OSError, OverflowError) as error:  # the second is Python's word for a number that is no port
+                reason = getattr(error, "strerror", None) or error
                 raise MetricsUnavailableError(
-                    f"metrics cannot be shown on port {port} ({error.strerror}); choose another --metrics-port"
+                    f"metrics cannot be shown on port {port} ({reason}); choose another --metrics-port"
                 ) from error
             stack.callback(thread.join)
             stack.callback(server.server_close)

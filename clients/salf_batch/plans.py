@@ -1,17 +1,19 @@
 """What a run does, so that any process can do its share: which model, which rows, where to."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from salf_batch.answering import Asking
 from salf_batch.progress import Tally
+from salf_batch.rows import Row, as_parquet
 from salf_batch.settings import Settings
 from salf_batch.stores import Place, RetryCount
-from salf_batch.targets import Manifest
-from salf_client import AsyncClient
+from salf_batch.targets import Manifest, write_part
+from salf_client import AsyncClient, Connection
 from salf_contract import Preparation
 
 _READERS = 16
@@ -34,6 +36,47 @@ class Plan:
     settings: Settings
     preparation: Preparation
     version: int | None
+
+
+def for_workers(plan: Plan) -> Plan:
+    """The plan as workers of a cluster take it: with the cores that are set aside for each, and whole paths.
+
+    Workers run in folders of their own, several on a machine.
+    """
+    settings = plan.settings
+    cores = max(1, int(settings.worker_cpus))
+    return replace(
+        plan,
+        settings=replace(
+            settings,
+            decoders=settings.decoders or cores,
+            model_threads=settings.model_threads or cores,
+            repository=None if settings.repository is None else _whole(settings.repository),
+            connection=None if settings.connection is None else _with_whole_paths(settings.connection),
+        ),
+    )
+
+
+def _with_whole_paths(connection: Connection) -> Connection:
+    tls = connection.tls
+    if tls is None:
+        return connection
+    paths = {name: getattr(tls, name) for name in ("ca", "certificate", "key")}
+    given = {name: _whole(path) for name, path in paths.items() if path is not None}
+    return replace(connection, tls=replace(tls, **given))
+
+
+def _whole(path: str | Path) -> str:
+    return str(Path(path).absolute())
+
+
+def write_rows(plan: Plan, shard: int, rows: Sequence[Row]) -> None:
+    """Add a shard's part.
+
+    Raises:
+        TargetWriteError: it cannot be written.
+    """
+    write_part(plan.target, shard, as_parquet(rows, maps=plan.manifest.maps))
 
 
 def client_of(settings: Settings, *, version: int | None) -> AsyncClient:

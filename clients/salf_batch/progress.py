@@ -11,7 +11,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        stage: "listing", "waiting for the server" or "scoring".
+        stage: "listing", "waiting for the model" or "scoring".
         total: inputs; found so far while listing.
         done: rows that are known, those of earlier runs included.
         errors: rows of this run that hold an error.

@@ -4,17 +4,15 @@ Ray places the workers, starts dead ones again and gives their shards to others.
 ours: a part appears whole or not at all, and a worker that is given a shard again finds its part and leaves it.
 """
 
-import asyncio
 import json
 import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,12 @@ from typing import Any
 import salf_client
 from salf_batch import errors
 from salf_batch.errors import BatchError, EngineError, MissingExtraError, ShardsFailedError
-from salf_batch.plans import Plan, asking_of
+from salf_batch.plans import Plan, for_workers
 from salf_batch.progress import Progress, Tally
-from salf_batch.rows import Row, as_parquet
+from salf_batch.ray_workers import ShardScorer
 from salf_batch.shards import shards_left
 from salf_batch.sources import Input, Source
-from salf_batch.spool import packed, unpacked
-from salf_batch.stores import RetryCount
-from salf_batch.targets import part_of, write_part
+from salf_batch.spool import packed
 from salf_client import ClientError
 
 #: Shards of one dataset: the names of their inputs are in Ray's object store at the same time.
@@ -41,54 +37,6 @@ _LOOPBACK = "127.0.0.2"
 _CONNECT_S = 10.0
 #: A worker that dies again and again while it starts will not get better.
 _DEATHS_WHILE_STARTING = 3
-
-
-class ShardScorer:
-    """What a worker of the cluster is: one process that makes part after part.
-
-    Args:
-        plan: of the run.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Make one part, unless it is there.
-
-        Args:
-            block: `shard`, its number, and `inputs`, packed.
-
-        Returns:
-            `outcome`, JSON: what the rows came to, or `failed`, the name of one of our errors and what it says: of an
-            error that is raised here, Ray gives the text only, with all its traces.
-        """
-        shard: int = block["shard"]
-        try:
-            part = part_of(self._plan.target, self._plan.manifest, shard)
-            if part is not None:
-                outcome = _counts_of(part.asked(partial(_label_columns, part)))
-            else:
-                outcome = asyncio.run(self._made(shard, block["inputs"]))
-        except (BatchError, ClientError) as error:
-            outcome = {"failed": [type(error).__name__, str(error)]}
-        return {"outcome": json.dumps(outcome)}
-
-    async def _made(self, shard: int, data: bytes) -> dict[str, Any]:
-        reads, tally, rows = RetryCount(), Tally(), list[Row]()
-        inputs: list[tuple[int, Input]] = unpacked(data, reads)
-        target, manifest = self._plan.target, self._plan.manifest
-        writes_before = Counter(target.retries.counts)
-        async with asking_of(self._plan, tally=tally, retries=reads) as asking:
-            async for row in asking.rows(inputs):
-                rows.append(row)
-        await asyncio.to_thread(write_part, target, shard, as_parquet(rows, maps=manifest.maps))
-        return {
-            **_counts_of((row.get("error"), row.get("label")) for row in rows),
-            "requests_repeated": tally.requests_repeated,
-            "reads_repeated": _listed(reads.counts),
-            "writes_repeated": _listed(Counter(target.retries.counts) - writes_before),
-        }
 
 
 def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, report: Callable[[Progress], None]) -> None:
@@ -115,19 +63,26 @@ def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, repor
     first = next(shards, None)
     if first is None:
         return
-    failures: list[BatchError | ClientError] = []
-    left = plan.manifest.shards - len(done)
-    with _cluster(plan) as workers, _quiet_context(ray.data, plan.settings.failing_shards):
+    plan = for_workers(plan)
+    failed, left = _Failed(plan.settings.failing_shards), plan.manifest.shards - len(done)
+    with _cluster(plan) as workers, _quiet_context(ray.data) as context:
         try:
             for window in _windows(first, shards):
-                for counts in _results(ray.data, window, plan, workers=min(workers, left)):
-                    if "failed" in counts:
-                        failures.append(_error_of(*counts["failed"]))
-                        _check_allowed(failures, plan.settings.failing_shards)
-                        continue
-                    left -= 1
-                    _count(counts, plan, source, tally)
-                    report(Progress("scoring", source.count, tally.done, tally.errors))
+                context.max_errored_blocks = failed.left  # which Ray counts anew for each dataset
+                results = _results(ray.data, window, plan, workers=min(workers, left))
+                missing = len(window)
+                # What still runs must end before the connection does: it would connect again, by itself.
+                with closing(results):
+                    for counts in results:
+                        missing -= 1
+                        _count_repeated(counts, plan, source, tally)
+                        if "failed" in counts:
+                            failed.add(_error_of(*counts["failed"]))
+                            continue
+                        left -= 1
+                        _count(counts, tally)
+                        report(Progress("scoring", source.count, tally.done, tally.errors))
+                failed.add_lost(missing)
         except (BatchError, ClientError):
             raise
         except Exception as error:
@@ -135,25 +90,60 @@ def score_on_ray(plan: Plan, source: Source, done: set[int], tally: Tally, repor
                 f"the Ray cluster broke down ({_last_line(error)}); what is done stays: run again when it is back"
             ) from error
     if left:
-        why = failures[0] if failures else "Ray's log says why"
+        why = failed.first or "Ray's log says why"
         raise ShardsFailedError(
             f"{left} of {plan.manifest.shards} shards failed and have no rows yet ({why}); run again"
         )
 
 
-def _count(counts: Mapping[str, Any], plan: Plan, source: Source, tally: Tally) -> None:
-    """Add what a worker did to what the run did."""
+@dataclass
+class _Failed:
+    """Shards that failed in this run, whatever the reason.
+
+    Attributes:
+        left: so many more may fail.
+        first: what the first one failed with, if its worker could say so.
+    """
+
+    left: int
+    first: BatchError | ClientError | None = None
+
+    def add(self, error: BatchError | ClientError) -> None:
+        """Count one; raises its error if it is one too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise error
+        self.first = self.first or error
+
+    def add_lost(self, shards: int) -> None:
+        """Count those that Ray gave up, since their workers died."""
+        self.left -= shards
+        if self.left < 0:
+            raise EngineError(
+                "the workers of more shards died than may fail (--failing-shards); what is done stays: see Ray's log, "
+                "and run again"
+            )
+
+
+def _count(counts: Mapping[str, Any], tally: Tally) -> None:
+    """Add a worker's rows to those of the run."""
     tally.done += counts["rows"]
     tally.scored += counts["rows"]
     tally.errors += counts["errors"]
     tally.labels.update(counts["labels"])
-    tally.requests_repeated += counts.get("requests_repeated", 0)
+
+
+def _count_repeated(counts: Mapping[str, Any], plan: Plan, source: Source, tally: Tally) -> None:
+    """Add what a worker asked again, whatever came of it."""
+    tally.requests_repeated += counts["requests_repeated"]
     for count, name in ((source.retries, "reads_repeated"), (plan.target.retries, "writes_repeated")):
-        for store, reason, times in counts.get(name, ()):
+        for store, reason, times in counts[name]:
             count.add(store, reason, times)
 
 
-def _results(data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int) -> Iterator[dict[str, Any]]:
+def _results(
+    data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int
+) -> Generator[dict[str, Any], None, None]:
     dataset = data.from_items(window, override_num_blocks=len(window)).map(
         ShardScorer,
         fn_constructor_args=(plan,),
@@ -237,14 +227,14 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
-def _quiet_context(data: Any, failing_shards: int) -> Iterator[None]:
-    """Ray Data's settings for this run: our progress instead of its own, and how many blocks may fail."""
+def _quiet_context(data: Any) -> Iterator[Any]:
+    """Ray Data's settings, for this run: our progress instead of its own, and how many blocks may fail."""
     context = data.DataContext.get_current()
     wanted = {
         "enable_progress_bars": False,
         "enable_rich_progress_bars": False,
         "print_on_execution_start": False,
-        "max_errored_blocks": failing_shards,
+        "max_errored_blocks": 0,
         "max_consecutive_actor_init_deaths": _DEATHS_WHILE_STARTING,
     }
     before = {name: getattr(context, name) for name in wanted}
@@ -254,46 +244,17 @@ def _quiet_context(data: Any, failing_shards: int) -> Iterator[None]:
         setattr(context, name, value)
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        yield context
     finally:
         for name, value in before.items():
             setattr(context, name, value)
         logger.setLevel(level)
 
 
-def _check_allowed(failures: list[BatchError | ClientError], allowed: int) -> None:
-    if len(failures) > allowed:
-        raise failures[-1]
-
-
 def _error_of(name: str, said: str) -> BatchError | ClientError:
     kind = getattr(errors, name, None) or getattr(salf_client, name)
     error: BatchError | ClientError = kind(said)
     return error
-
-
-def _counts_of(rows: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
-    """Of (error, label) of each row."""
-    labels: Counter[str] = Counter()
-    count = errors = 0
-    for error, label in rows:
-        count += 1
-        errors += error is not None
-        if error is None and label is not None:
-            labels[label] += 1
-    return {"rows": count, "errors": errors, "labels": dict(labels)}
-
-
-def _listed(counts: Mapping[tuple[str, str], int]) -> list[tuple[str, str, int]]:
-    return [(store, reason, times) for (store, reason), times in counts.items()]
-
-
-def _label_columns(part: Any) -> list[tuple[str | None, str | None]]:
-    import pyarrow.parquet as parquet
-
-    with part.files.open(part.path, "rb") as file:
-        table = parquet.read_table(file, columns=["error", "label"])
-    return list(zip(table["error"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from salf_batch.answering import AWAY
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
-from salf_batch.plans import Plan, asking_of, client_of
+from salf_batch.plans import Plan, asking_of, client_of, write_rows
 from salf_batch.progress import Progress, Summary, Tally
-from salf_batch.rows import Row, as_parquet
+from salf_batch.rows import Row
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place, place_of
-from salf_batch.targets import Manifest, begun, claim, locked, parts, write_part
-from salf_client import ModelInfo, ServerNotReadyError, ServerUnavailableError, VersionNotServedError
+from salf_batch.targets import Manifest, begun, claim, locked, parts
+from salf_client import ModelInfo, VersionNotServedError
 
 _DEFAULT_TOP = 5
 
@@ -110,15 +111,6 @@ async def _score_here(
                 shard_rows = []
 
 
-def write_rows(plan: Plan, shard: int, rows: Sequence[Row]) -> None:
-    """Add a shard's part.
-
-    Raises:
-        TargetWriteError: it cannot be written.
-    """
-    write_part(plan.target, shard, as_parquet(rows, maps=plan.manifest.maps))
-
-
 def _wanted_version(target: Place, settings: Settings) -> int | None:
     """The version to ask; None takes what is served."""
     if settings.model_version is not None or settings.if_model_changes == "stop":
@@ -153,7 +145,7 @@ async def _model(settings: Settings, version: int | None) -> ModelInfo:
                 raise ModelChangedError(
                     f"{error}; what is done stays: let the server load that version again, or score into a new folder"
                 ) from error
-            except (ServerUnavailableError, ServerNotReadyError) as error:
+            except AWAY as error:
                 if time.monotonic() > give_up_s:
                     raise ServerGoneError(f"no server after {settings.patience_s:.0f} s: {error}") from error
                 await asyncio.sleep(0.5)

@@ -26,16 +26,17 @@ class Settings:
         shard_size: rows of one Parquet file: what is lost at most when a run is killed.
         in_flight: requests at a time, at most; of each worker.
         read_ahead: inputs read ahead, at most; bounds the memory together with the pictures' size; of each worker.
-        decoders: threads that decode pictures; None takes as many as there are cores.
+        decoders: threads that decode pictures; None takes as many as there are cores, on Ray as a worker has.
         sends_encoded: whether JPEG, PNG and WebP files go to the server as they are, where it takes them: less to send,
             and the server's cores decode. Otherwise this machine's do.
         timeout_s: for each answer, decoding included.
         patience_s: how long to wait for a server that is away.
-        model_threads: that compute with a repository's model, in each process; None takes all cores.
+        model_threads: that compute with a repository's model, in each process; None takes all cores, on Ray those of a
+            worker.
         engine: "local" scores in this process, "ray" on the machines of a Ray cluster.
         ray_address: of the cluster's head; None takes $RAY_ADDRESS, or starts a cluster of this machine's cores.
         workers: processes that Ray starts; None takes as many as the cluster has room for.
-        worker_cpus: cores that Ray sets aside for each.
+        worker_cpus: cores that Ray sets aside for each; it has so many threads that compute, and one at least.
         failing_shards: so many may fail (a store does not answer, say) before a run on Ray stops; the others are done,
             and the next run does those.
         metrics_file: Prometheus metrics of the run, for the node exporter's textfile collector; ends in .prom.

@@ -9,8 +9,10 @@ import pickle
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from salf_batch.errors import TemporaryFilesError
 from salf_batch.stores import RetryCount
 
 _TOGETHER = 1000
@@ -22,11 +24,15 @@ class Spool:
 
     Args:
         retries: counts repetitions for all of them.
+
+    Raises:
+        TemporaryFilesError: the folder for temporary files is full, or cannot be used; adding and reading raise it too.
     """
 
     def __init__(self, retries: RetryCount) -> None:
         self._retries = retries
-        self._file = tempfile.TemporaryFile(prefix="salf-inputs-")  # noqa: SIM115 - as long as the spool lives
+        with _on_disk():
+            self._file = tempfile.TemporaryFile(prefix="salf-inputs-")  # noqa: SIM115 - as long as the spool lives
         self._waiting: list[Any] = []
 
     def add(self, one: Any) -> None:
@@ -40,21 +46,35 @@ class Spool:
         self._write()
         position = 0
         while True:
-            self._file.seek(position)
-            head = self._file.read(_LENGTH_BYTES)
-            if not head:
-                return
-            data = self._file.read(int.from_bytes(head, "big"))
-            position = self._file.tell()
+            with _on_disk():
+                self._file.seek(position)
+                head = self._file.read(_LENGTH_BYTES)
+                if not head:
+                    return
+                data = self._file.read(int.from_bytes(head, "big"))
+                position = self._file.tell()
             yield from unpacked(data, self._retries)
 
     def _write(self) -> None:
         if not self._waiting:
             return
         data = packed(self._waiting)
-        self._file.seek(0, io.SEEK_END)
-        self._file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        with _on_disk():
+            self._file.seek(0, io.SEEK_END)
+            self._file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+            self._file.flush()
         self._waiting = []
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TemporaryFilesError(
+            f"the names of the inputs cannot be kept among this machine's temporary files ({error.strerror or error}); "
+            f"make room in {tempfile.tempdir or 'their folder'}, or set TMPDIR to a folder with more of it"
+        ) from error
 
 
 def packed(inputs: list[Any]) -> bytes:

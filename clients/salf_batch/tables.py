@@ -9,7 +9,8 @@ from typing import Any
 from salf_batch.errors import InvalidSourceError, MissingExtraError, UnreadableInputError
 from salf_batch.stores import Place
 
-_DEFAULT_COLUMN = "image"
+#: Of the pictures, unless another is named.
+DEFAULT_COLUMN = "image"
 _KEPT_GROUPS = 2
 
 
@@ -26,7 +27,7 @@ def parquet_inputs(table: Place, *, column: str | None) -> Iterator[tuple[str, C
         MissingExtraError: pyarrow is not installed.
         UnreadableInputError: there is no such file.
     """
-    groups = _Groups(table, column or _DEFAULT_COLUMN)
+    groups = _Groups(table, column or DEFAULT_COLUMN)
     row = 0
     for group, rows in enumerate(groups.sizes()):
         for offset in range(rows):

@@ -31,6 +31,7 @@ from salf_batch.errors import (
     UnreadableInputError,
 )
 from salf_batch.stores import Place
+from salf_batch.tables import DEFAULT_COLUMN
 
 MANIFEST = "_salf.json"
 _LOCK = "_lock"
@@ -60,6 +61,11 @@ class Manifest(BaseModel):
     def shards(self) -> int:
         """How many parts there are when all is done."""
         return -(-self.inputs // self.shard_size)
+
+    @property
+    def pictures_column(self) -> str | None:
+        """Column that holds a table's pictures; None of sources whose inputs are named by what they point to."""
+        return (self.column or DEFAULT_COLUMN) if self.source.lower().endswith(".parquet") else None
 
     def rows_of(self, shard: int) -> int:
         """How many rows a part has."""
@@ -223,6 +229,12 @@ def _check_same(target: Place, found: Manifest, wanted: Manifest) -> None:
         raise TargetMismatchError(
             f"{target.uri} holds rows of {found.source} with {found.inputs} inputs, but {wanted.source} lists "
             f"{wanted.inputs}, or others; give a new folder with --out"
+        )
+    # Rows of a table are named by their number: another column's pictures have the same names.
+    if found.pictures_column != wanted.pictures_column:
+        raise TargetMismatchError(
+            f"{target.uri} holds rows of the pictures in column '{found.pictures_column}', not in "
+            f"'{wanted.pictures_column}'; use the same --column, or give a new folder with --out"
         )
     for name in ("shard_size", "top", "maps"):
         if getattr(found, name) != getattr(wanted, name):

@@ -1,6 +1,7 @@
 """Failures on stderr, in one line (a table in several), and an exit status.
 
-1 for what went wrong, 2 for wrong use, 130 for Ctrl-C.
+1 for what went wrong, 2 for wrong use, 3 for what goes wrong again until somebody changes something (`salf score` and
+`salf report` tell the two apart), 130 for Ctrl-C.
 """
 
 import functools
@@ -18,7 +19,7 @@ from rich.text import Text
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USE, FAILED_FOR_GOOD, INTERRUPTED = 1, 2, 3, 130
 
 
 class UsageFailure(Exception):  # noqa: N818 - it is the user's call that is wrong, not the program
@@ -80,7 +81,7 @@ def _reported(command: str, extra: str | None) -> Iterator[None]:
         if not _is_of_salf(error) and not isinstance(error, OSError):
             raise
         report(str(error), line_by_line=getattr(error, "line_by_line", False))
-        raise typer.Exit(FAILED) from error
+        raise typer.Exit(FAILED_FOR_GOOD if getattr(error, "is_lasting", False) else FAILED) from error
 
 
 def _is_of_salf(error: BaseException) -> bool:

@@ -17,11 +17,11 @@ from salf_cli.connecting import (
     connection_of,
     urls_of,
 )
-from salf_cli.explain import Json
+from salf_cli.explain import Json, ModelVersion
 from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, write_aside
 
 if TYPE_CHECKING:
-    from salf_client import Connection
+    from salf_client import Client
 
 
 @one_line_failures(command="probe")
@@ -35,6 +35,7 @@ def probe(
     ] = None,
     url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
+    model_version: ModelVersion = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
     token: Token = None,
     tls: UsesTls = False,
@@ -60,22 +61,37 @@ def probe(
 
     Example: salf probe model_repository --url localhost:8001 --metrics-file /var/lib/node_exporter/salf.prom
     """
+    from salf_client import Client
     from salf_client.probing import exit_status, metrics_text
     from salf_client.probing import probe as probe_server
 
-    servers = urls_of(url)
-    if (known is None) == (record is None):
-        raise UsageFailure("say which answer is known: salf probe FILE; or record one: salf probe --record FILE")
-    if json and metrics:
-        raise UsageFailure("--json and --metrics both want stdout; write the metrics with --metrics-file")
+    servers, is_judged = urls_of(url), json or metrics or metrics_file is not None
+    for is_wrong, said in (
+        (
+            (known is None) == (record is None),
+            "say which answer is known: salf probe FILE; or record one: --record FILE",
+        ),
+        (json and metrics, "--json and --metrics both want stdout; write the metrics with --metrics-file"),
+        (record is None and picture is not None, "--picture is what --record asks about; a known answer has its own"),
+        (record is not None and is_judged, "--record compares nothing; leave --json and --metrics away"),
+        (record is not None and len(servers) > 1, "an answer is recorded of one server; give one --url"),
+    ):
+        if is_wrong:
+            raise UsageFailure(said)
     connection = connection_of(
         token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
     )
     if known is None:
         assert record is not None
-        _record(record, picture, servers, model=model, timeout_s=timeout, connection=connection)
+        with Client(
+            servers[0], model=model, model_version=model_version, timeout_s=timeout, connection=connection
+        ) as client:
+            _record(client, picture, record)
         return
-    results = [probe_server(server, known, model=model, timeout_s=timeout, connection=connection) for server in servers]
+    results = [
+        probe_server(server, known, model=model, model_version=model_version, timeout_s=timeout, connection=connection)
+        for server in servers
+    ]
     if metrics_file is not None:
         write_aside(metrics_file, metrics_text(results))
     if metrics:
@@ -90,21 +106,9 @@ def probe(
     raise typer.Exit(exit_status(results))
 
 
-def _record(
-    path: Path,
-    picture: Path | None,
-    servers: list[str],
-    *,
-    model: str | None,
-    timeout_s: float,
-    connection: "Connection | None",
-) -> None:
-    from salf_client import Client
+def _record(client: "Client", picture: Path | None, path: Path) -> None:
     from salf_client.probing import record
 
-    if len(servers) > 1:
-        raise UsageFailure("an answer is recorded of one server; give one --url")
-    with Client(servers[0], model=model, timeout_s=timeout_s, connection=connection) as client:
-        write_aside(path, record(client, None if picture is None else picture.read_bytes()))
-        served = client.model()
+    write_aside(path, record(client, None if picture is None else picture.read_bytes()))
+    served = client.model()
     typer.echo(f"recorded what {served.name} version {served.version} answers, in {path}")

@@ -1,11 +1,10 @@
 """`salf score` and `salf report`: a whole store of pictures."""
 
 import os
-import time
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,19 +20,13 @@ from salf_cli.connecting import (
     urls_of,
 )
 from salf_cli.explain import Json, ModelVersion, Timeout
-from salf_cli.failures import one_line_failures, print_json, stderr_console
+from salf_cli.failures import UsageFailure, one_line_failures, print_json, stderr_console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
-    from salf_batch import Progress, Summary
-
-#: A row is done in less time than a bar takes to be told of it.
-_SHOWN_EVERY_S = 0.1
-
+    from salf_batch import Summary
 
 _ENGINE = "Engine"
+_WORKER_CPUS = 1.0
 
 
 class OnChange(StrEnum):
@@ -72,6 +65,9 @@ def score(
     shard_size: Annotated[int, typer.Option(min=1, help="Rows of a file: lost at most when killed.")] = 1000,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     read_ahead: Annotated[int, typer.Option(min=1, help="Pictures read ahead; bounds the memory.")] = 64,
+    decoders: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode pictures; all cores by default.")
+    ] = None,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
     token: Token = None,
     tls: UsesTls = False,
@@ -105,26 +101,35 @@ def score(
     ] = None,
     worker_cpus: Annotated[
         float, typer.Option(min=0.01, help="Cores set aside for each.", rich_help_panel=_ENGINE)
-    ] = 1.0,
+    ] = _WORKER_CPUS,
     failing_shards: Annotated[
         int, typer.Option(min=0, help="Files that may fail before a run on Ray stops.", rich_help_panel=_ENGINE)
     ] = 0,
     metrics_file: Annotated[
         Path | None, typer.Option(help="Prometheus metrics for the node exporter's textfile collector; .prom.")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Show Prometheus metrics here while it works.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Show Prometheus metrics here while it works.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score a store of pictures: one row for each, in a Parquet dataset.
 
     Kill it when you like: the same command goes on where it stopped. A bad picture becomes a row with an error.
 
+    Ends with 1 where trying again may help (no server, no store), 3 where it does not: another model, another target.
+
     Example: salf score photos/ --out scored/
     """
+    if engine is not Engine.RAY and (workers is not None or failing_shards or worker_cpus != _WORKER_CPUS):
+        raise UsageFailure("--workers, --worker-cpus and --failing-shards are of a cluster; give --engine ray as well")
+    if repository is None and model_threads is not None:
+        raise UsageFailure("--model-threads are of a model that computes here; give its --repository as well")
     # Arrow's own allocators keep what was freed; rows are few and small, and memory shall not grow with their number.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from salf_batch import Settings
     from salf_batch import score as score_store
+    from salf_cli.score_progress import progress_on
 
     settings = Settings(
         url=urls_of(url),
@@ -141,6 +146,7 @@ def score(
         shard_size=shard_size,
         in_flight=in_flight,
         read_ahead=read_ahead,
+        decoders=decoders,
         sends_encoded=encoded,
         timeout_s=timeout,
         patience_s=patience,
@@ -153,10 +159,8 @@ def score(
         metrics_file=metrics_file,
         metrics_port=metrics_port,
     )
-    with _bar() as bar:
-        task = bar.add_task("starting", total=None, errors=0, rate="")
-        shown = _Shown(bar, task)
-        summary = score_store(source, out, settings, report=shown.update)
+    with progress_on(stderr_console()) as shown:
+        summary = score_store(source, out, settings, report=shown)
     if json:
         print_json(asdict(summary))
     else:
@@ -183,43 +187,6 @@ def report(
         print_json({"report": str(out), "rows": seen.rows, "errors": seen.errors, "classes": classes})
     else:
         typer.echo(f"{seen.rows} rows, {seen.errors} with an error, {len(seen.classes)} classes: {out}")
-
-
-class _Shown:
-    """Progress as a bar."""
-
-    def __init__(self, bar: "Bar", task: "TaskID") -> None:
-        self._bar, self._task, self._stage = bar, task, ""
-        self._shown_s = 0.0
-
-    def update(self, progress: "Progress") -> None:
-        """Show how far it is, now and then; the rate counts this run's rows only."""
-        now_s = time.monotonic()
-        is_last = progress.done == progress.total
-        if progress.stage == self._stage and now_s - self._shown_s < _SHOWN_EVERY_S and not is_last:
-            return
-        self._shown_s = now_s
-        if progress.stage != self._stage:
-            self._stage = progress.stage
-            if progress.stage == "scoring":
-                self._bar.reset(self._task, total=progress.total, completed=progress.done)
-        is_scoring = progress.stage == "scoring"
-        task = self._bar.tasks[self._task]
-        self._bar.update(
-            self._task,
-            description=progress.stage if is_scoring else f"{progress.stage} ({progress.total:,} inputs)",
-            completed=progress.done if is_scoring else 0,
-            errors=progress.errors,
-            rate=f"{task.speed:,.0f} pictures/s" if task.speed else "",
-        )
-
-
-def _bar() -> "Bar":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[errors]} errors"), TimeRemainingColumn()]
-    return Progress(*columns, console=stderr_console())
 
 
 def _say(summary: "Summary") -> None:

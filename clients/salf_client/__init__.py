@@ -45,6 +45,7 @@ from salf_client.errors import (
     UnauthenticatedError,
     UnknownClassError,
     UnknownConceptError,
+    VersionNotKnownError,
     VersionNotServedError,
 )
 from salf_client.explanation import ConceptEvidence, Explanation
@@ -128,6 +129,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnknownClassError",
     "UnknownConceptError",
+    "VersionNotKnownError",
     "VersionNotServedError",
     "WhatIf",
     "from_arrow",

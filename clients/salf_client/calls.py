@@ -4,7 +4,7 @@ The first argument of each is the client's session; users meet the others as a m
 call as a whole, retries included; None takes the client's. Errors that any call can end with:
 `ServerUnavailableError`, `ServerNotReadyError`, `ServerOverloadedError`, `DeadlineExceededError`,
 `UnauthenticatedError`, `MessageTooLargeError`, `ServerFailedError`, `ModelNotFoundError`, `ModelNotChosenError`,
-`InvalidRequestError`, `ContractMismatchError`.
+`VersionNotServedError`, `InvalidRequestError`, `ContractMismatchError`.
 """
 
 # Functions within functions: their annotations would be evaluated at every call.
@@ -46,7 +46,8 @@ def explain(
 
     Args:
         session: of the client.
-        image: a path, a URL, encoded bytes, a Pillow picture, or UINT8 [H,W,3] (RGB) or [H,W] (grey), any size.
+        image: a path, a URL, encoded bytes, a Pillow picture, UINT8 [H,W,3] (RGB) or [H,W] (grey) of any size, or what
+            `salf_contract.prepare` made of one.
         top: how many concepts to show, 1..n of the model; None shows 5, or n if that is less.
         target: the class to explain, by name or index; None explains the predicted one.
         timeout_s: seconds for this call.

@@ -28,6 +28,7 @@ ClientError
 ├── NotComparableError            two explanations that have no common ground
 ├── StoredExplanationError        JSON or Arrow that holds no explanation
 ├── KnownAnswerError              a probe has no known answer to compare with
+│   └── VersionNotKnownError      the repository keeps answers of the model, but none of the version that is served
 ├── MetricsUnavailableError       no metrics at an address, or none of a salf server
 └── MissingExtraError             a package is not installed that only this call needs
     └── PlotUnavailableError      matplotlib is not installed
@@ -146,6 +147,10 @@ class StoredExplanationError(ClientError):
 
 class KnownAnswerError(ClientError):
     """A file that should hold a probe's known answer is missing, or holds none."""
+
+
+class VersionNotKnownError(KnownAnswerError):
+    """A model repository keeps known answers of the model, but none of the version that the server serves."""
 
 
 class MetricsUnavailableError(ClientError):

@@ -8,15 +8,22 @@ from numpy.typing import NDArray
 from salf_client import messages
 from salf_client.connection import Connection
 from salf_client.deadline import Deadline
-from salf_client.errors import ClientError, ModelNotFoundError, ServerNotReadyError, SharedMemoryUnavailableError
+from salf_client.errors import (
+    ClientError,
+    DeadlineExceededError,
+    ModelNotFoundError,
+    ServerNotReadyError,
+    ServerUnavailableError,
+    SharedMemoryUnavailableError,
+)
 from salf_client.rpcs import COMPRESSION, Rpc, infer_rpc, ready_rpc, register_rpc, unregister_rpc
 from salf_client.shared_memory import Region, SharedPictures
 from salf_client.steps import Steps, sent
 from salf_client.transport import Pin, Tensors
 
 T = TypeVar("T")
-#: For letting a server forget shared memory, which no answer depends on.
-_FORGET_TIMEOUT_S = 1.0
+#: For letting a server forget shared memory, which no answer depends on: seconds at most, and share of a call's time.
+_FORGET_TIMEOUT_S, _FORGET_SHARE = 1.0, 0.5
 
 
 class GrpcEndpoint:
@@ -62,14 +69,14 @@ class GrpcEndpoint:
             rpc = infer_rpc(model, message, outputs, reader=self._reader)
             return (yield from sent(lambda: self._call(rpc, timeout_s, headers)))
         deadline = Deadline.after(timeout_s)
-        yield from self._forgotten(self._shared, self._shared.retired())
+        within_s = min(_FORGET_TIMEOUT_S, _FORGET_SHARE * timeout_s)
+        yield from self._forgotten(self._shared, self._shared.retired(), within_s=within_s)
         with self._shared.borrowed(inputs) as region:
             was_registered = region.registered
             while True:
                 try:
                     if not region.registered:
-                        yield from sent(lambda: self._call(register_rpc(region), deadline.remaining_s()))
-                        region.registered = True
+                        yield from self._registered(region, deadline)
                     message = region.request(model, inputs, outputs, pin=pin)
                     rpc = infer_rpc(model, message, outputs, reader=self._reader)
                     return (yield from sent(lambda: self._call(rpc, deadline.remaining_s(), headers)))  # noqa: B023
@@ -89,14 +96,35 @@ class GrpcEndpoint:
         """Remove what lies in shared memory."""
         if self._shared is not None:
             regions = self._shared.drain()
-            yield from self._forgotten(self._shared, [*regions, *self._shared.retired()])
-            for region in regions:
-                region.remove()
-
-    def _forgotten(self, shared: SharedPictures, regions: Sequence[Region]) -> Steps[None]:
-        """Let the server forget regions; one that it still reads is kept in mind until the next call."""
-        for region in regions:
+            told = [*regions, *self._shared.retired()]
             try:
-                yield from sent(lambda: self._call(unregister_rpc(region), _FORGET_TIMEOUT_S))  # noqa: B023
-            except ClientError:  # the server may also be gone, and its mapping with it
-                shared.retire([region])
+                yield from self._forgotten(self._shared, told, within_s=_FORGET_TIMEOUT_S)
+            finally:
+                for region in regions:
+                    region.remove()
+
+    def _registered(self, region: Region, deadline: Deadline) -> Steps[None]:
+        """Tell the server of a region. If no answer comes, it may know the region all the same."""
+        region.registered = True
+        try:
+            yield from sent(lambda: self._call(register_rpc(region), deadline.remaining_s()))
+        except DeadlineExceededError:
+            raise
+        except ClientError:
+            region.registered = False
+            raise
+
+    def _forgotten(self, shared: SharedPictures, regions: Sequence[Region], *, within_s: float) -> Steps[None]:
+        """Let the server forget regions; those that it does not are kept in mind until the next call."""
+        deadline, waiting, kept = Deadline.after(within_s), list(regions), list[Region]()
+        try:
+            while waiting:
+                try:
+                    yield from sent(lambda: self._call(unregister_rpc(waiting[0]), deadline.remaining_s()))
+                except (DeadlineExceededError, ServerUnavailableError):  # nor would it answer for the others
+                    break
+                except ClientError:  # it still reads this one
+                    kept.append(waiting[0])
+                waiting.pop(0)
+        finally:
+            shared.retire([*kept, *waiting])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salf_client.errors import KnownAnswerError, StoredExplanationError
+from salf_client.errors import KnownAnswerError, StoredExplanationError, VersionNotKnownError
 from salf_client.explanation import Explanation
 from salf_client.models import ModelInfo
 from salf_client.storing import from_plain
@@ -86,13 +86,16 @@ def read_known_answer(path: Path, model: ModelInfo) -> KnownAnswer:
         model: what is served.
 
     Raises:
+        VersionNotKnownError: the repository holds the model, but no answer of the version that is served.
         KnownAnswerError: there is no such file, or it holds no known answer.
     """
     if path.is_dir():
-        folders = [path / name / str(model.version) for name in (ENCODED_MODEL.format(name=model.name), model.name)]
-        files = [folder / PROBE_FILE for folder in folders if (folder / PROBE_FILE).is_file()]
+        folders = [path / name for name in (ENCODED_MODEL.format(name=model.name), model.name)]
+        files = [folder / str(model.version) / PROBE_FILE for folder in folders]
+        files = [file for file in files if file.is_file()]
         if not files:
-            raise KnownAnswerError(
+            is_known = any(found for folder in folders for found in folder.glob(f"*/{PROBE_FILE}"))
+            raise (VersionNotKnownError if is_known else KnownAnswerError)(
                 f"{path} holds no {PROBE_FILE} of '{model.name}' version {model.version}, which the server serves; "
                 f"give the model repository that it serves, or record an answer with `salf probe --record FILE`"
             )
@@ -122,6 +125,8 @@ def difference(known: KnownAnswer, answer: Explanation) -> str | None:
         return f"sees class {answer.target_index} ({answer.target}), but {known.target_class} is right"
     got = _answered(answer)
     for name, wanted in known.values.items():
+        if got[name].size == wanted.size == 0:  # maps of no concepts have no size in an explanation
+            continue
         if got[name].shape != wanted.shape:
             return f"answers with {name} {list(got[name].shape)}, but {list(wanted.shape)} is right"
         if not np.allclose(got[name], wanted, rtol=TOLERANCE, atol=TOLERANCE):

@@ -21,11 +21,11 @@ _EXPLAIN_OUTPUT_NAMES = frozenset(spec.name for spec in EXPLAIN_OUTPUTS)
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One explain model of a server, in its newest served version.
+    """One explain model of a server, in one version: the one that the client is pinned to, else the newest.
 
     Attributes:
         name: as the server calls it.
-        version: newest version that is ready.
+        version: that the other attributes are about.
         versions: all versions that are ready, rising.
         backend: what runs it, e.g. "onnxruntime".
         classes: class names in logit order.

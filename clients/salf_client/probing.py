@@ -17,6 +17,7 @@ from salf_client.errors import (
     KnownAnswerError,
     MissingExtraError,
     ServerUnavailableError,
+    VersionNotKnownError,
 )
 from salf_client.known_answers import difference, read_known_answer, recorded, synthetic_picture
 from salf_client.retrying import Retry
@@ -66,6 +67,7 @@ def probe(
     known: Path,
     *,
     model: str | None = None,
+    model_version: int | None = None,
     timeout_s: float = 5.0,
     connection: Connection | None = None,
 ) -> ProbeResult:
@@ -75,6 +77,7 @@ def probe(
         server: host:port.
         known: where the answer is kept, see `salf_client.known_answers`.
         model: to ask; None asks the only one.
+        model_version: of it; None asks the newest that is served.
         timeout_s: for the whole probe.
         connection: encryption, token and the like.
 
@@ -84,8 +87,10 @@ def probe(
         InvalidConnectionError: the connection's settings cannot be used.
     """
     started_s = time.monotonic()
-    settings = {"model": model, "timeout_s": timeout_s, "connection": connection}
-    with Client(server, retry=Retry(attempts=1), **settings) as client:  # type: ignore[arg-type] # one value each
+    once = Retry(attempts=1)
+    with Client(
+        server, model=model, model_version=model_version, timeout_s=timeout_s, connection=connection, retry=once
+    ) as client:
         result = _asked(client, ProbeResult(server, "good", ""), known, ends_at_s=started_s + timeout_s)
     return replace(result, seconds=time.monotonic() - started_s)
 
@@ -154,6 +159,8 @@ def _asked(client: Client, result: ProbeResult, known: Path, *, ends_at_s: float
         # The known answer's shape is the model's: all concepts that it shows.
         left_s = max(1e-3, ends_at_s - time.monotonic())
         answer = client.explain(right.picture, top=model.top, timeout_s=left_s)
+    except VersionNotKnownError as error:
+        return replace(result, outcome="changed", message=str(error))
     except _OWN:
         raise
     except ServerUnavailableError as error:

@@ -16,6 +16,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 #: A page is larger only if something in it has grown without bound.
 _LARGEST_BYTES = 32 * 2**20
+_PIECE_BYTES = 2**16
 #: A page with none of these is no salf server's and no Triton's.
 _OURS = ("salf_", "nv_inference_")
 
@@ -87,16 +88,20 @@ def scrape(url: str, *, timeout_s: float) -> Scrape:
 
     Args:
         url: of the page, or `host:port` of a server that gives it at /metrics.
-        timeout_s: for the whole page.
+        timeout_s: for the page; a server that falls silent within it may cost as much again.
 
     Raises:
         MetricsUnavailableError: nothing answers, or with something else.
         MissingExtraError: prometheus-client is not installed.
     """
-    address = metrics_url(url)
+    address, ends_at_s = metrics_url(url), time.monotonic() + timeout_s
     try:
         with urllib.request.urlopen(address, timeout=timeout_s) as answer:  # noqa: S310 - http or https, see above
-            data: bytes = answer.read(_LARGEST_BYTES)
+            data = bytearray()
+            while len(data) < _LARGEST_BYTES and (piece := answer.read1(_PIECE_BYTES)):
+                data += piece
+                if time.monotonic() > ends_at_s:
+                    raise TimeoutError(f"its page was not complete within {timeout_s:g} s")
     except (OSError, ValueError, HTTPException) as error:
         cause = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause

@@ -1,7 +1,8 @@
 """Score one day's pictures, write a report about them, and say for monitoring that it went well.
 
 Run again, for the same day or after a kill, it goes on where it stopped; a day that is done costs a moment.
-Exit status: 0 done, 1 try again later (no server, no store), 2 wrong use, 3 too many pictures could not be scored.
+Exit status: 0 done, 1 try again later (no server, no store), 2 wrong use, 3 too many pictures could not be scored,
+4 the day was begun with another model or other pictures: somebody has to choose.
 
 Run: python examples/nightly/score_day.py --pictures s3://camera/ --scored s3://scored/ --reports /srv/reports
 """
@@ -17,7 +18,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-DONE, TRY_AGAIN, WRONG_USE, TOO_MANY_ERRORS = 0, 1, 2, 3
+DONE, TRY_AGAIN, WRONG_USE, TOO_MANY_ERRORS, BEGUN_OTHERWISE = 0, 1, 2, 3, 4
+#: What `salf` commands end with, and what that is here; all else is worth another try.
+STATUSES = {2: WRONG_USE, 3: BEGUN_OTHERWISE}
 SALF = Path(sys.executable).with_name("salf")
 _LOG = logging.getLogger("score_day")
 
@@ -37,13 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         return TRY_AGAIN
     status, summary = _run("score", source, "--out", target, "--encoded", "--json")
     if status != 0:
-        return WRONG_USE if status == WRONG_USE else TRY_AGAIN
+        return STATUSES.get(status, TRY_AGAIN)
     _LOG.info("%s: %d scored now, %d before", target, summary["scored"], summary["already_done"])
 
     asked.reports.mkdir(parents=True, exist_ok=True)
     status, report = _run("report", target, "--out", asked.reports / f"{day:%Y-%m-%d}.html", "--json")
     if status != 0:
-        return TRY_AGAIN
+        return STATUSES.get(status, TRY_AGAIN)
     if asked.metrics_file is not None:
         write_metrics(asked.metrics_file, day, rows=report["rows"], errors=report["errors"])
     if report["errors"] > asked.most_errors * report["rows"]:

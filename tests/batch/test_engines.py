@@ -1,17 +1,22 @@
 """The same rows from other engines: a model in the process, and a Ray cluster of which a worker is killed."""
 
+import json
 import os
 import shutil
 import signal
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scored_stores import assert_same_rows, rows_of
 from test_scoring import manifest_of
+from typer.testing import CliRunner
 
 from salf_batch import EngineError, Settings, score
+from salf_cli.main import app
 from salf_client import ClientError, ModelNotFoundError, UnauthenticatedError
 from salf_client.testing import mock_server
 from salf_serving import free_port
@@ -53,6 +58,17 @@ def processes_with(words):
     return found
 
 
+def a_worker_of(cluster):
+    """Process id of one of the cluster's own workers: another test's Ray may run on this machine, too."""
+    own = set(processes_with(cluster.head_node.get_session_dir_path()))
+    for pid in processes_with("ray::MapWorker"):
+        with suppress(OSError):  # it has ended
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if parent in own:
+                return pid
+    return None
+
+
 def test_a_model_in_this_process_gives_the_server_s_rows(folder, tmp_path, triton_server):
     score(str(folder), str(tmp_path / "served"), Settings(url=triton_server.grpc_address, shard_size=3))
     score(str(folder), str(tmp_path / "here"), Settings(repository=REPOSITORY, shard_size=3, model_threads=1))
@@ -81,7 +97,7 @@ def test_a_killed_worker_of_a_cluster_loses_and_doubles_no_row(folder, tmp_path,
 
     def kill_one(progress):
         if progress.stage == "scoring" and progress.done >= 24 and not killed:
-            pid = next(iter(processes_with("ray::MapWorker")), None)
+            pid = a_worker_of(cluster)
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
@@ -106,6 +122,32 @@ def test_what_fails_on_a_cluster_is_said_as_here(folder, tmp_path, cluster):
         with pytest.raises(UnauthenticatedError, match="the token has run out"):
             score(str(folder), str(tmp_path / "scored"), settings)
         assert rows_of(tmp_path / "scored") == []
+        import ray
+
+        time.sleep(0.5)
+        assert not ray.is_initialized(), "what still ran has connected again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_the_command_runs_ray_on_this_machine_and_lets_a_file_fail(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    target = tmp_path / "scored"
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        command = ["score", str(folder), "--out", str(target), "--url", server.address, "--shard-size", "3", "--json"]
+        on_ray = ["--engine", "ray", "--workers", "1", "--worker-cpus", "0.5", "--failing-shards", "1"]
+        server.fail("UNAUTHENTICATED", "the token has run out", times=1)
+        failed = CliRunner().invoke(app, [*command, *on_ray])
+        assert failed.exit_code == 1, failed.output
+        assert "1 of 3 shards failed and have no rows yet (" in failed.stderr
+        assert "the token has run out" in failed.stderr
+        missing = 7 - len(rows_of(target))
+        assert missing in (1, 3)
+        rest = CliRunner().invoke(app, command)
+        assert rest.exit_code == 0, rest.output
+        assert json.loads(rest.stdout)["scored"] == missing
+    assert [row["index"] for row in rows_of(target)] == list(range(7))
+    assert not processes_with("/tmp/salf-ray-"), "processes of the run's own cluster outlived it"
 
 
 def test_a_cluster_that_is_not_there_is_said_soon(folder, tmp_path):

@@ -11,6 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from scored_stores import assert_same_rows, jpeg, rows_of
 from typer.testing import CliRunner
@@ -28,7 +30,7 @@ from salf_batch import (
 )
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
-from salf_client import Client
+from salf_client import AsyncClient, Client, DeadlineExceededError, ServerOverloadedError
 from salf_client.testing import MockModel, mock_server
 from salf_serving import free_port, launch
 
@@ -116,6 +118,17 @@ def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
         score(str(tmp_path / "nowhere"), str(tmp_path / "other"), settings)
 
 
+def test_the_pictures_of_another_column_are_another_source(tmp_path):
+    source, target = tmp_path / "photos.parquet", str(tmp_path / "scored")
+    parquet.write_table(pa.table({"image": [jpeg(1), jpeg(2)], "cropped": [jpeg(3), jpeg(4)]}), source)
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        settings = Settings(url=server.address)
+        score(str(source), target, settings)
+        with pytest.raises(TargetMismatchError, match="column 'image', not in 'cropped'"):
+            score(str(source), target, replace(settings, column="cropped"))
+        assert score(str(source), target, replace(settings, column="image")).already_done == 2
+
+
 def test_a_run_killed_while_it_wrote_goes_on(folder, tmp_path, settings):
     target = tmp_path / "scored"
     target.mkdir()
@@ -164,8 +177,11 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["errors"] == 1
     result = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere"), "--out", str(page)])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "no scored store" in result.stderr
+    result = CliRunner().invoke(app, [*arguments, "--top", "2"])
+    assert result.exit_code == 3
+    assert "was begun with top" in result.stderr
 
 
 def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(folder, tmp_path, settings):
@@ -295,6 +311,36 @@ def test_a_server_that_is_busy_is_asked_again_until_it_answers(folder, tmp_path)
         summary = score(str(folder), str(tmp_path / "scored"), Settings(url=server.address))
     assert (summary.scored, summary.errors) == (7, 1)
     assert summary.requests_repeated > 0
+
+
+def test_time_in_which_nothing_was_asked_is_no_time_without_an_answer(folder, tmp_path):
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+
+        def slow_store(progress):
+            if progress.stage == "scoring" and progress.done == 1:
+                time.sleep(0.6)
+                server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=4)
+
+        settings = Settings(url=server.address, in_flight=1, read_ahead=1, patience_s=0.4)
+        summary = score(str(folder), str(tmp_path / "scored"), settings, report=slow_store)
+    assert summary.scored == 7
+    assert summary.requests_repeated > 0
+
+
+@pytest.mark.parametrize("kind", [ServerOverloadedError, DeadlineExceededError])
+def test_a_server_that_is_busy_or_hangs_at_the_start_is_waited_for(folder, tmp_path, monkeypatch, kind):
+    model, asked = AsyncClient.model, []
+
+    async def busy_at_first(client):
+        asked.append(client)
+        if len(asked) == 1:
+            raise kind("not now")
+        return await model(client)
+
+    monkeypatch.setattr(AsyncClient, "model", busy_at_first)
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        assert score(str(folder), str(tmp_path / "scored"), Settings(url=server.address)).scored == 7
+    assert len(asked) == 2
 
 
 def test_patience_ends(folder, tmp_path):

@@ -98,6 +98,21 @@ def test_wrong_use_ends_with_status_2(salf, picture):
 
 
 @pytest.mark.parametrize(
+    "options", [("--workers", 2), ("--worker-cpus", 2), ("--failing-shards", 1), ("--model-threads", 1)]
+)
+def test_options_that_would_do_nothing_are_refused(salf, tmp_path, options):
+    result = salf("score", tmp_path, "--out", tmp_path / "scored", *options)
+    assert result.exit_code == 2
+    assert options[0] in one_line(result)
+    assert not (tmp_path / "scored").exists()
+
+
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_for_metrics_that_is_none_is_wrong_use(salf, tmp_path, port):
+    assert salf("score", tmp_path, "--out", tmp_path / "scored", "--metrics-port", port).exit_code == 2
+
+
+@pytest.mark.parametrize(
     ("command", "extra", "missing"),
     [
         (("train", "--config", "x.yaml", "--out", "runs/x"), "train", "salf_training.pipeline"),

@@ -6,6 +6,8 @@ import time
 
 from rich.console import Console
 
+from salf_batch import Progress
+from salf_cli.score_progress import progress_on
 from salf_cli.stages import StageBars
 
 
@@ -57,3 +59,31 @@ def test_what_an_earlier_run_has_done_is_not_taken_for_speed():
     (first, *_) = log.file.getvalue().splitlines()
     minutes = int(first.split(", about 0:")[1].split(":")[0])
     assert minutes >= 1
+
+
+def test_scoring_in_a_log_file_gets_a_line_for_each_stage_and_one_now_and_then():
+    log = console(terminal=False)
+    with progress_on(log, line_every_s=0.03) as report:
+        report(Progress("listing", 1000))
+        report(Progress("waiting for the model", 1900))
+        # 900 were there before; then a hundred in a tenth of a second, so that the last 900 take a second.
+        for done in range(900, 1010, 10):
+            report(Progress("scoring", 1900, done, errors=2))
+            time.sleep(0.01)
+    first, second, third, *more = log.file.getvalue().splitlines()
+    assert (first, second) == ("listing (1000 inputs)", "waiting for the model (1900 inputs)")
+    assert third == "scoring: 900 of 1900, 2 errors"
+    assert 1 <= len(more) <= 4
+    assert all(re.fullmatch(r"scoring: 9\d0 of 1900, 2 errors, about 0:00:0[1-9] left", line) for line in more)
+
+
+def test_scoring_on_a_terminal_shows_a_bar_with_rate_and_errors():
+    shown = console(terminal=True)
+    with progress_on(shown) as report:
+        report(Progress("listing", 1000))
+        report(Progress("scoring", 1000, 0))
+        for done in (500, 1000):
+            time.sleep(0.11)
+            report(Progress("scoring", 1000, done, errors=3))
+    assert "1000/1000" in shown.file.getvalue()
+    assert "3 errors" in shown.file.getvalue()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from salf_cli.main import app
 from salf_client import Client, KnownAnswerError, probe
-from salf_client.known_answers import difference, read_known_answer, synthetic_picture
+from salf_client.known_answers import KnownAnswer, difference, read_known_answer, synthetic_picture
 from salf_client.probing import EXIT_STATUS, exit_status, metrics_text, record
 from salf_client.testing import MockModel, mock_server
 from salf_serving import RunningServer, free_port
@@ -68,6 +69,60 @@ def test_another_version_is_no_wrong_answer_but_one_nobody_knows(server, known):
     server.model = MockModel(CLASSES, CONCEPTS, version=2)
     result = probe(server.address, known)
     assert (result.outcome, result.version) == ("changed", 2)
+
+
+def repository_of(server, folder, *, version):
+    """A model repository that keeps one version's answer."""
+    place = folder / "mock" / str(version)
+    place.mkdir(parents=True)
+    with Client(server.address) as client:
+        model = client.model()
+        answer = client.explain(synthetic_picture(model.input_size), top=model.top)
+    given = {
+        "input_bytes:encoded": np.frombuffer(synthetic_picture(model.input_size), np.uint8)[None],
+        "output:target_class": np.array([[answer.target_index]]),
+        "output:logits": answer.logits[None],
+        "output:bias": np.array([[answer.bias]]),
+        "output:rest_contribution": np.array([[answer.rest_contribution]]),
+        "output:coverage": np.array([[answer.coverage]]),
+        "output:top_concepts": np.array([[concept.index for concept in answer.concepts]]),
+        "output:top_contributions": np.array([[concept.contribution for concept in answer.concepts]]),
+        "output:top_scores": np.array([[concept.score for concept in answer.concepts]]),
+        "output:top_maps": np.stack([concept.map for concept in answer.concepts])[None],
+        "output:contract_id": server.model.metadata.contract_id_words()[None],
+    }
+    np.savez(place / "probe.npz", **given)
+    return folder
+
+
+def test_a_version_that_the_repository_does_not_keep_is_a_change_and_others_are_probed(server, tmp_path):
+    repository, page = repository_of(server, tmp_path / "models", version=1), tmp_path / "salf.prom"
+    with mock_server(MockModel(CLASSES, CONCEPTS, version=2)) as newer:
+        result = probe(newer.address, repository)
+        assert (result.outcome, result.version) == ("changed", 2)
+        assert "version 2" in result.message
+        urls = ("--url", newer.address, "--url", server.address)
+        command = salf(repository, *urls, "--metrics-file", page)
+        assert command.exit_code == EXIT_STATUS["changed"], command.output
+        assert f"{server.address} good" in command.stdout
+        assert f'salf_blackbox_success{{server="{newer.address}"}} 0.0' in page.read_text()
+        newer.older = (server.model,)
+        assert probe(newer.address, repository, model_version=1).outcome == "good"
+        assert salf(repository, "--url", newer.address, "--model-version", 1).exit_code == 0
+
+
+def test_an_answer_without_any_concept_is_right_if_none_is_known(linear_model, memory):
+    server = memory.FakeServer().serve(linear_model(density=0.0))
+    with Client(transport=server) as client:
+        answer = client.explain(np.zeros((40, 60, 3), np.uint8))
+    assert not answer.concepts
+    right = KnownAnswer(
+        picture=b"", contract_id=answer.contract_id, target_class=answer.target_index, concepts=(),
+        values={"logits": answer.logits, "maps": np.zeros((0, 3, 5), np.float32)},
+    )  # fmt: skip
+    assert difference(right, answer) is None
+    shown = replace(right, concepts=(1,), values={"maps": np.zeros((1, 3, 5), np.float32)})
+    assert "maps" in difference(shown, answer)
 
 
 def test_a_server_that_refuses_hangs_or_is_gone_is_told_apart_and_asked_once(server, known):
@@ -154,7 +209,9 @@ def test_the_command_ends_with_the_outcomes_status(server, tmp_path):
     gone = salf(known, "--url", f"127.0.0.1:{free_port()}", "--metrics")
     assert gone.exit_code == EXIT_STATUS["unreachable"]
     assert 'outcome="unreachable"' in gone.stdout
-    for wrong_use in ((), (known, "--record", known), (known, "--json", "--metrics")):
+    record = ("--record", known)
+    for wrong_use in ((), (known, *record), (known, "--json", "--metrics"), (*record, "--json"), (*record, "--metrics"),
+                      (*record, "--metrics-file", page), (known, "--picture", page)):  # fmt: skip
         assert salf(*wrong_use).exit_code == 2
     assert salf(tmp_path / "none.json", "--url", server.address).exit_code == 1
 

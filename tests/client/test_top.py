@@ -109,6 +109,7 @@ class Pages:
 
     def __init__(self) -> None:
         self.text: str | None = None
+        self.letter_every_s = 0.0
         pages = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,7 +117,13 @@ class Pages:
                 text = pages.text
                 self.send_response(503 if text is None else 200)
                 self.end_headers()
-                self.wfile.write((text or "").encode())
+                if not pages.letter_every_s:
+                    self.wfile.write((text or "").encode())
+                    return
+                with suppress(OSError):  # nobody waits for the end
+                    for letter in text or "":
+                        self.wfile.write(letter.encode())
+                        time.sleep(pages.letter_every_s)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -159,6 +166,15 @@ def test_a_server_that_stops_to_answer_is_named_and_the_others_go_on(pages: Page
     assert "gives no metrics" in reading.servers[0].error
     assert reading.servers[1].activity is not None
     assert reading.together is not None
+
+
+def test_a_page_that_comes_letter_by_letter_ends_with_the_time(pages: Pages) -> None:
+    pages.text, pages.letter_every_s = page(salf_ready=1.0), 0.05
+    assert len(pages.text) > 15
+    started_s = time.monotonic()
+    with pytest.raises(MetricsUnavailableError, match=r"not complete within 0\.3 s"):
+        scrape(pages.address, timeout_s=0.3)
+    assert time.monotonic() - started_s < 0.7
 
 
 def test_what_gives_no_metrics_is_said_with_the_remedy(pages: Pages) -> None:

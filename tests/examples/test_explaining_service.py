@@ -77,6 +77,15 @@ def test_a_fault_of_the_server_is_502_and_keeps_its_words_to_itself(service: Tes
     assert "deadbeef" not in failed.text
 
 
+def test_several_servers_share_the_work(monkeypatch: pytest.MonkeyPatch, mock: MockServer) -> None:
+    with mock_server() as other:
+        monkeypatch.setenv("SALF_URL", f"{mock.address} {other.address}")
+        with TestClient(create_app()) as service:
+            assert {ask(service).status_code for _ in range(6)} == {200}
+        assert mock.calls["ModelInfer"]
+        assert other.calls["ModelInfer"]
+
+
 def test_health_tells_the_process_from_its_server(service: TestClient, mock: MockServer) -> None:
     assert service.get("/readyz").status_code == 200
     mock.ready = False
@@ -88,10 +97,24 @@ def test_health_tells_the_process_from_its_server(service: TestClient, mock: Moc
         assert ask(alone).status_code == 503
 
 
-def test_every_error_of_the_client_has_a_status() -> None:
+#: What callers hear of each error that is not the service's own fault; all others are 502.
+EXPECTED = {
+    "InvalidPictureError": 422,
+    "UnknownClassError": 422,
+    "TopOutOfRangeError": 422,
+    "MessageTooLargeError": 413,
+    "DeadlineExceededError": 504,
+    "ServerOverloadedError": 503,
+    "QueueTimeoutError": 503,
+    "ServerNotReadyError": 503,
+    "ServerUnavailableError": 503,
+}
+
+
+def test_every_error_of_the_client_has_its_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ClientError)]
-    for kind in kinds:
-        assert next(status for listed, status, _ in STATUSES if issubclass(kind, listed)) in (413, 422, 502, 503, 504)
+    found = {kind.__name__: next(row[1] for row in STATUSES if issubclass(kind, row[0])) for kind in kinds}
+    assert found == {kind.__name__: 502 for kind in kinds} | EXPECTED
 
 
 def test_the_schema_names_answers_and_problems(service: TestClient) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from salf_client.testing import MockModel, mock_server
 from salf_serving import RunningServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,17 @@ def test_too_many_bad_pictures_are_an_alarm_but_their_rows_are_written(
     assert metrics(store)["salf_nightly_error_rows"] == 1
 
 
+@pytest.mark.slow
+def test_a_day_that_was_begun_with_another_model_needs_somebody(store: Path) -> None:
+    with mock_server(MockModel(["a", "b"], ["c", "d"], version=1)) as server:
+        assert run(store, server.address).returncode == 0
+        server.model = MockModel(["a", "b"], ["c", "d"], version=2)
+        done = run(store, server.address)
+    assert done.returncode == 4, done.stderr
+    assert "version 1" in done.stderr
+    assert "RestartPreventExitStatus=2 3 4\n" in (NIGHTLY / "salf-nightly.service").read_text()
+
+
 def test_without_a_right_server_nothing_is_scored_and_it_is_worth_another_try(store: Path) -> None:
     gone = f"127.0.0.1:{free_port()}"
     done = run(store, gone, "--known", ROOT / "model_repository")
@@ -106,6 +118,6 @@ def test_the_cron_job_is_what_kubernetes_takes() -> None:
     job = yaml.safe_load((NIGHTLY / "cronjob.yaml").read_text())
     kubernetes_validate.validate(job, "1.37", strict=True)
     rules = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
-    assert rules[0]["onExitCodes"]["values"] == [2, 3]
+    assert rules[0]["onExitCodes"]["values"] == [2, 3, 4]
     container = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     assert container["name"] == rules[0]["onExitCodes"]["containerName"]
