@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from salf_cli.connecting import (
-    TlsCa,
-    TlsCertificate,
-    TlsKey,
-    TlsName,
-    Token,
-    Urls,
-    UsesTls,
-    connection_of,
-    urls_of,
-)
+from salf_cli.connecting import Servers, asks_servers
 from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console
 
 if TYPE_CHECKING:
@@ -30,22 +20,18 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to
 
 
 @one_line_failures(command="explain")
+@asks_servers
 def explain(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
-    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
     top: Annotated[int | None, typer.Option(help="How many concepts to show; 5 by default.")] = None,
     target: Annotated[str | None, typer.Option(help="Class to explain; the predicted one by default.")] = None,
     timeout: Timeout = 30.0,
-    token: Token = None,
-    tls: UsesTls = False,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    tls_name: TlsName = None,
     out: Annotated[Path | None, typer.Option(help="Also draw each explanation as a PNG in this folder.")] = None,
     json: Json = False,
+    *,
+    servers: Servers,
 ) -> None:
     """Predict the class of pictures and say why.
 
@@ -61,11 +47,12 @@ def explain(
     results: list[dict[str, Any]] = []
     taken: set[Path] = set()
     failures = 0
-    connection = connection_of(
-        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
-    )
     with Client(
-        urls_of(url), model=model, model_version=model_version, timeout_s=timeout, connection=connection
+        servers.urls,
+        model=model,
+        model_version=model_version,
+        timeout_s=timeout,
+        connection=servers.connection,
     ) as client:
         for picture in pictures:
             try:
@@ -83,16 +70,12 @@ def explain(
 
 
 @one_line_failures(command="models")
+@asks_servers
 def models(
-    url: Urls = None,
     timeout: Timeout = 30.0,
-    token: Token = None,
-    tls: UsesTls = False,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    tls_name: TlsName = None,
     json: Json = False,
+    *,
+    servers: Servers,
 ) -> None:
     """List the models of a server.
 
@@ -102,10 +85,7 @@ def models(
 
     from salf_client import Client
 
-    connection = connection_of(
-        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
-    )
-    with Client(urls_of(url), timeout_s=timeout, connection=connection) as client:
+    with Client(servers.urls, timeout_s=timeout, connection=servers.connection) as client:
         served = client.models()
     if json:
         print_json([{**asdict(model), "preparation": model.preparation.model_dump()} for model in served])
@@ -116,7 +96,7 @@ def models(
         Console().print(models_table(served))
     else:
         stderr_console().print(
-            f"{', '.join(urls_of(url))} serves no model that salf exported; add one with `salf export`"
+            f"{', '.join(servers.urls)} serves no model that salf exported; add one with `salf export`"
         )
 
 

@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salf_cli.connecting import (
-    TlsCa,
-    TlsCertificate,
-    TlsKey,
-    TlsName,
-    Token,
-    Urls,
-    UsesTls,
-    connection_of,
-    urls_of,
-)
+from salf_cli.connecting import Servers, asks_servers
 from salf_cli.explain import Json, ModelVersion
 from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, write_aside
 
@@ -25,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @one_line_failures(command="probe")
+@asks_servers
 def probe(
     known: Annotated[
         Path | None,
@@ -33,16 +24,9 @@ def probe(
             show_default=False,
         ),
     ] = None,
-    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
-    token: Token = None,
-    tls: UsesTls = False,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    tls_name: TlsName = None,
     record: Annotated[
         Path | None, typer.Option(help="Ask, and keep the answer in this file as the right one.", show_default=False)
     ] = None,
@@ -54,6 +38,8 @@ def probe(
         Path | None, typer.Option(help="Write metrics for the textfile collector, ending with .prom.")
     ] = None,
     json: Json = False,
+    *,
+    servers: Servers,
 ) -> None:
     """Ask a server for an explanation whose answer is known, and compare all its values.
 
@@ -65,7 +51,7 @@ def probe(
     from salf_client.probing import exit_status, metrics_text
     from salf_client.probing import probe as probe_server
 
-    servers, is_judged = urls_of(url), json or metrics or metrics_file is not None
+    is_judged = json or metrics or metrics_file is not None
     for is_wrong, said in (
         (
             (known is None) == (record is None),
@@ -74,23 +60,31 @@ def probe(
         (json and metrics, "--json and --metrics both want stdout; write the metrics with --metrics-file"),
         (record is None and picture is not None, "--picture is what --record asks about; a known answer has its own"),
         (record is not None and is_judged, "--record compares nothing; leave --json and --metrics away"),
-        (record is not None and len(servers) > 1, "an answer is recorded of one server; give one --url"),
+        (record is not None and len(servers.urls) > 1, "an answer is recorded of one server; give one --url"),
     ):
         if is_wrong:
             raise UsageFailure(said)
-    connection = connection_of(
-        token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
-    )
     if known is None:
         assert record is not None
         with Client(
-            servers[0], model=model, model_version=model_version, timeout_s=timeout, connection=connection
+            servers.urls[0],
+            model=model,
+            model_version=model_version,
+            timeout_s=timeout,
+            connection=servers.connection,
         ) as client:
             _record(client, picture, record)
         return
     results = [
-        probe_server(server, known, model=model, model_version=model_version, timeout_s=timeout, connection=connection)
-        for server in servers
+        probe_server(
+            server,
+            known,
+            model=model,
+            model_version=model_version,
+            timeout_s=timeout,
+            connection=servers.connection,
+        )
+        for server in servers.urls
     ]
     if metrics_file is not None:
         write_aside(metrics_file, metrics_text(results))

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salf_cli.connecting import (
-    TlsCa,
-    TlsCertificate,
-    TlsKey,
-    TlsName,
-    Token,
-    Urls,
-    UsesTls,
-    connection_of,
-    urls_of,
-)
+from salf_cli.connecting import Servers, asks_servers
 from salf_cli.explain import Json, ModelVersion, Timeout
 from salf_cli.failures import UsageFailure, one_line_failures, print_json, stderr_console
 
@@ -44,6 +34,7 @@ class Engine(StrEnum):
 
 
 @one_line_failures(command="score", extra="batch")
+@asks_servers
 def score(
     source: Annotated[
         str,
@@ -53,7 +44,6 @@ def score(
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the rows, here or in an object store.", show_default=False)],
-    url: Urls = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
     if_model_changes: Annotated[
@@ -69,12 +59,6 @@ def score(
         int | None, typer.Option(min=1, help="Threads that decode pictures; all cores by default.")
     ] = None,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode JPEG, PNG and WebP files.")] = False,
-    token: Token = None,
-    tls: UsesTls = False,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    tls_name: TlsName = None,
     timeout: Timeout = 30.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is away.")] = 60.0,
     repository: Annotated[
@@ -112,6 +96,8 @@ def score(
         int | None, typer.Option(min=1, max=65535, help="Show Prometheus metrics here while it works.")
     ] = None,
     json: Json = False,
+    *,
+    servers: Servers,
 ) -> None:
     """Score a store of pictures: one row for each, in a Parquet dataset.
 
@@ -132,10 +118,8 @@ def score(
     from salf_cli.score_progress import progress_on
 
     settings = Settings(
-        url=urls_of(url),
-        connection=connection_of(
-            token=token, uses_tls=tls, ca=tls_ca, certificate=tls_certificate, key=tls_key, name=tls_name
-        ),
+        url=servers.urls,
+        connection=servers.connection,
         repository=None if repository is None else str(repository.absolute()),
         model=model,
         model_version=model_version,
