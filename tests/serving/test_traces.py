@@ -96,6 +96,17 @@ def test_one_trace_leads_from_the_client_through_the_front_to_both_models(served
     assert "sight" not in str([span.attributes for span in spans.values()]), "no answers, no pictures"
 
 
+def test_no_trace_is_lost_on_the_way_to_triton(served, collector):
+    """Triton reads beyond a trace's header; what lies there depends on the other headers' lengths and on chance."""
+    channel, stub = stub_on(served.address)
+    traces = [f"{number:032x}" for number in range(1, 101)]
+    for number, trace in enumerate(traces):
+        metadata = [("traceparent", f"00-{trace}-{SPAN}-01"), ("x-note", "n" * number)]
+        stub.ModelInfer(encoded_request(), metadata=metadata, timeout=30)
+    channel.close()
+    assert [len(spans_of(collector, trace, 6)) for trace in traces] == [6] * len(traces)
+
+
 def test_the_request_id_is_in_trace_log_and_answer(served, collector):
     own = answered_id(served)
     assert set(spans_of(collector, own, 6)) >= {"salf: front ModelInfer", "salf: scenes"}, (
@@ -168,10 +179,16 @@ def test_without_a_front_triton_takes_the_callers_trace(collector, tmp_path):
         channel, stub = stub_on(server.grpc_address)
         before = len(collector.spans)
         stub.ModelInfer(encoded_request(), timeout=30)
-        stub.ModelInfer(encoded_request(), metadata=[("traceparent", f"00-{'78' * 16}-{SPAN}-01")], timeout=30)
+        traces = [f"{number:032x}" for number in range(1001, 1021)]
+        for trace in traces:
+            stub.ModelInfer(encoded_request(), metadata=[("traceparent", f"00-{trace}-{SPAN}-01")], timeout=30)
         channel.close()
-        assert spans_of(collector, "78" * 16, 5)["salf: InferRequest"].parent == SPAN
-        assert len(collector.spans) == before + 5, "a share of 0 begins no trace"
+        wait_until(lambda: len(collector.spans) > before, 30, "spans")
+    taken = [
+        collector.of(trace) for trace in traces if collector.of(trace)
+    ]  # Triton by itself loses some: see limits.md
+    assert {(len(spans), spans["salf: InferRequest"].parent) for spans in taken} == {(5, SPAN)}
+    assert len(collector.spans) == before + 5 * len(taken), "a share of 0 begins no trace"
 
 
 def test_nothing_of_traces_is_said_to_triton_unless_wanted(runtime, tmp_path):
