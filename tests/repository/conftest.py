@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from model_family import CHANGES, NAMES, publish_family  # noqa: E402 - found by the line above
+from repository_state import tune_version  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,3 +54,19 @@ def write_as_the_first_exports_did(repository: Path) -> None:
         path = repository / name / "config.pbtxt"
         text = path.read_text().partition("\n")[2]
         path.write_text(text.replace("specific { versions: [ 1 ] }", "latest { num_versions: 1 }"))
+
+
+@pytest.fixture(scope="session")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1 and 2 of the family; whoever changes something puts it back, or takes `repo`."""
+    folder = tmp_path_factory.mktemp("two") / "repository"
+    publish_family(folder, 1)
+    publish_family(folder, 2, concepts=6)
+    tune_version(folder, 1)
+    return folder
+
+
+@pytest.fixture
+def repo(two_versions: Path, tmp_path: Path) -> Path:
+    """A copy of `two_versions` to change."""
+    return Path(shutil.copytree(two_versions, tmp_path / "repository"))
