@@ -16,6 +16,7 @@ from salf_export import RepositoryError, changing, drop_old_versions, publish_ve
 from salf_export.repository import read_model, versions_in
 
 HERE = Path(__file__).parent
+
 #: Change -> (versions served by NAMES before, in between and after it).
 OUTCOMES = {
     "publish": {(1, 1), (2, 1), (2, 2)},
