@@ -1,19 +1,17 @@
+"""One explanation: its sums, what may be asked and sent, and which model answers."""
+
 import io
-import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from salf_client import (
-    AbsentConceptError,
     Client,
     ContractMismatchError,
     InvalidPictureError,
-    InvalidRequestError,
     ModelNotChosenError,
     ModelNotFoundError,
     ServerNotReadyError,
@@ -191,36 +189,6 @@ def test_a_model_that_is_loading_is_not_ready(server, picture):
             client.explain(picture)
 
 
-def test_a_new_version_is_looked_up_once(client, server, linear_model, picture):
-    client.explain(picture)
-    server.serve(linear_model(seed=1, version=2, concepts=30))
-    server.calls.clear()
-    explanation = client.explain(picture)
-    assert explanation.version == 2
-    assert server.calls == ["infer", "repository_index", "model_config"]
-    server.calls.clear()
-    assert client.explain(picture).version == 2
-    assert server.calls == ["infer"]
-
-
-def test_going_back_to_a_known_version_needs_no_look_up(client, server, linear_model, picture):
-    client.explain(picture)
-    server.serve(linear_model(seed=1, version=2))
-    client.explain(picture)
-    server.serve(linear_model())
-    server.calls.clear()
-    assert client.explain(picture).version == 1
-    assert server.calls == ["infer"]
-
-
-def test_a_new_input_size_is_prepared_anew(client, server, linear_model, picture):
-    client.explain(picture)
-    server.serve(linear_model(version=2, size=(40, 40)))
-    assert client.explain(picture).version == 2
-    assert server.requests[-1][1]["image"].shape == (1, 40, 40, 3)
-    assert [call for call in server.calls if call == "infer"] == ["infer"] * 3
-
-
 def test_a_picture_that_the_caller_prepared_is_sent_as_it_is(client, server, linear_model):
     image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (90, 150, 3), dtype=np.uint8))
     prepared = prepare(image, client.model().preparation)
@@ -231,39 +199,6 @@ def test_a_picture_that_the_caller_prepared_is_sent_as_it_is(client, server, lin
     server.serve(linear_model(version=2, size=(40, 40)))
     with pytest.raises(ContractMismatchError, match="prepared to"):
         client.explain(prepared)
-
-
-def test_a_class_that_moved_is_asked_for_again(client, server, linear_model, picture):
-    client.explain(picture)
-    moved = linear_model(version=2)
-    moved.metadata = moved.metadata.model_copy(update={"classes": ("class 3", "class 2", "class 1", "class 0")})
-    server.serve(moved)
-    explanation = client.explain(picture, target="class 3")
-    assert (explanation.target, explanation.target_index, explanation.version) == ("class 3", 0, 2)
-
-
-def test_an_answer_that_no_metadata_describes_is_refused_after_one_look_up(client, server, linear_model, picture):
-    client.explain(picture)
-    server.serve(linear_model(version=2), describe=False)
-    server.documents["scenes"].pop(2, None)
-    server.served["scenes"].metadata = server.served["scenes"].metadata.model_copy(update={"version": 1, "top": 5})
-    server.calls.clear()
-    with pytest.raises(ContractMismatchError, match="contract id"):
-        client.explain(picture)
-    assert server.calls == ["infer", "repository_index", "model_config"]
-
-
-def test_a_refused_request_is_not_repeated_if_nothing_changed(client, server, picture):
-    client.explain(picture)
-
-    def refuse(_server):
-        raise InvalidRequestError("refused")
-
-    server.before_infer = refuse
-    server.calls.clear()
-    with pytest.raises(InvalidRequestError):
-        client.explain(picture)
-    assert server.calls.count("infer") == 1
 
 
 def _set(name, value):
@@ -290,76 +225,3 @@ def test_answers_that_break_the_contract_are_refused(client, server, picture, sp
     server.spoil = spoil
     with pytest.raises(ContractMismatchError, match=words):
         client.explain(picture, target=1)
-
-
-def test_absent_concepts_have_no_place(client, picture):
-    explanation = client.explain(picture)
-    absent = next(concept for concept in explanation.concepts if not concept.present)
-    present = next(concept for concept in explanation.concepts if concept.present)
-    assert absent.wording == f"no {absent.name}"
-    with pytest.raises(AbsentConceptError, match="allow_absent"):
-        explanation.heatmap(absent)
-    assert explanation.heatmap(absent, allow_absent=True).shape == (60, 100)
-    heat = explanation.heatmap(present.name)
-    # The model sees 32 x 48, so 90 of the 100 columns: 5 to 95.
-    assert np.isnan(heat[:, :5]).all()
-    assert np.isnan(heat[:, 95:]).all()
-    assert np.isfinite(heat[:, 5:95]).all()
-    with pytest.raises(AbsentConceptError, match="not among"):
-        explanation.heatmap("zebra")
-
-
-def test_explanations_cannot_be_changed(client, picture):
-    explanation = client.explain(picture)
-    with pytest.raises(AttributeError):
-        explanation.label = "other"
-    for array in (explanation.logits, explanation.concepts[0].map):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
-
-
-def test_the_plain_form_is_json(client, picture):
-    explanation = client.explain(picture, top=2)
-    plain = json.loads(json.dumps(explanation.to_dict(maps=True)))
-    assert plain["label"] == explanation.label
-    assert [concept["name"] for concept in plain["concepts"]] == [concept.name for concept in explanation.concepts]
-    assert np.array(plain["concepts"][0]["map"]).shape == (3, 5)
-    assert "map" not in explanation.to_dict()["concepts"][0]
-
-
-def test_text_and_html_show_every_concept(client, picture):
-    explanation = client.explain(picture, target=0)
-    for text in (str(explanation), explanation._repr_html_()):
-        assert all(concept.wording in text for concept in explanation.concepts)
-        assert "why not class 0" in text or explanation.label_index == 0
-    assert "<img" in explanation._repr_html_()
-
-
-@pytest.mark.parametrize("size", [(100, 60), (60, 300), (48, 32)])
-def test_plots_are_drawn_for_any_shape_of_picture(client, tmp_path, size):
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    path = tmp_path / "plot.png"
-    figure = client.explain(image).plot(path=path)
-    assert Image.open(path).width > 1000
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    bars = figure.axes[-1]
-    labels = [label.get_window_extent(renderer) for label in bars.get_yticklabels()]
-    numbers = [text.get_window_extent(renderer) for text in bars.texts]
-    assert not any(a.overlaps(b) for a in labels for b in numbers)
-    left_of_labels = min(label.x0 for label in labels)
-    assert all(axes.get_window_extent(renderer).x1 < left_of_labels for axes in figure.axes[:-1])
-
-
-def test_a_shared_client_answers_threads_through_a_reload(server, linear_model, picture):
-    from concurrent.futures import ThreadPoolExecutor
-
-    client = Client(transport=server)
-    with ThreadPoolExecutor(4) as threads:
-        futures = [threads.submit(client.explain, picture) for _ in range(40)]
-        server.serve(linear_model(seed=3, version=2, size=(16, 16)))
-        futures += [threads.submit(client.explain, picture) for _ in range(40)]
-        versions = [future.result().version for future in futures]
-    assert set(versions) <= {1, 2}
-    assert versions[-1] == 2

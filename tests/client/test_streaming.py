@@ -1,12 +1,13 @@
-"""Streams of pictures that come slowly, and what threads of a stream know of their caller."""
+"""Streams of pictures: their order and window, slow and broken sources, what their threads know of the caller."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from salf_client import AsyncClient, Client
+from salf_client import AsyncClient, Client, InvalidPictureError
 from salf_client.telemetry import OpenTelemetryObserver
 from salf_client.testing import mock_server
 
@@ -17,6 +18,49 @@ PICTURE = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 def server():
     with mock_server() as running:
         yield running
+
+
+def test_streams_keep_order_stay_within_the_window_and_go_on_after_a_bad_picture(server):
+    reached = 0
+
+    def pictures():
+        nonlocal reached
+        for number in range(30):
+            reached = number
+            yield b"no picture" if number == 3 else np.full((32, 32, 3), number * 8, np.uint8)
+
+    with Client(server.address) as client:
+        stream = client.explain_many(pictures(), in_flight=4)
+        first = next(stream)
+        assert reached <= 4
+        outcomes = [first, *stream]
+        finished = list(client.explain_many(pictures(), in_flight=4, ordered=False))
+    assert [outcome.index for outcome in outcomes] == list(range(30))
+    assert sorted(outcome.index for outcome in finished) == list(range(30))
+    assert [outcome.index for outcome in outcomes if outcome.error] == [3]
+    with pytest.raises(InvalidPictureError):
+        outcomes[3].get()
+
+    async def streamed(*, ordered):
+        async with AsyncClient(server.address) as client:
+            return [outcome async for outcome in client.explain_many(pictures(), in_flight=4, ordered=ordered)]
+
+    assert asyncio.run(streamed(ordered=True)) == outcomes
+    assert sorted(one.index for one in asyncio.run(streamed(ordered=False))) == list(range(30))
+
+
+def test_a_stream_that_is_left_cancels_what_is_in_flight(server):
+    async def leave(address):
+        async with AsyncClient(address) as client:
+            async for _ in client.explain_many([PICTURE] * 100, in_flight=8):
+                break
+            await asyncio.sleep(0)
+            return client._session.balancer.endpoints[0].in_flight
+
+    server.delay_s = 0.05
+    asyncio.run(leave(server.address))
+    assert server.calls["ModelInfer"] < 30
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("salf-explain")]
 
 
 @pytest.mark.parametrize("ordered", [True, False])

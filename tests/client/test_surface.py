@@ -1,14 +1,11 @@
-"""Both clients: the same surface, the same answers; streams, stored explanations, telemetry, encryption, stores."""
+"""Both clients: the same surface, the same answers; what they ask, and what is kept of an answer."""
 
 import asyncio
 import inspect
 import io
 import json
-import subprocess
-import threading
 import time
 
-import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,22 +14,16 @@ from salf_client import (
     AsyncClient,
     Client,
     CompanionNotFoundError,
-    Connection,
     DeadlineExceededError,
     Edit,
     Explanation,
-    InvalidAddressError,
-    InvalidConnectionError,
     InvalidEditError,
     InvalidPictureError,
     InvalidRegionError,
     NotComparableError,
     Place,
     Removal,
-    Retry,
-    ServerUnavailableError,
     StoredExplanationError,
-    Tls,
     TopOutOfRangeError,
     UnknownClassError,
     UnknownConceptError,
@@ -201,50 +192,6 @@ def test_encoded_bytes_travel_untouched_where_the_server_takes_them(server, monk
                 ask(PICTURE)
 
 
-def test_streams_keep_order_stay_within_the_window_and_go_on_after_a_bad_picture(server):
-    reached = 0
-
-    def pictures():
-        nonlocal reached
-        for number in range(30):
-            reached = number
-            yield b"no picture" if number == 3 else np.full((32, 32, 3), number * 8, np.uint8)
-
-    with Client(server.address) as client:
-        stream = client.explain_many(pictures(), in_flight=4)
-        first = next(stream)
-        assert reached <= 4
-        outcomes = [first, *stream]
-        finished = list(client.explain_many(pictures(), in_flight=4, ordered=False))
-    assert [outcome.index for outcome in outcomes] == list(range(30))
-    assert sorted(outcome.index for outcome in finished) == list(range(30))
-    assert [outcome.index for outcome in outcomes if outcome.error] == [3]
-    with pytest.raises(InvalidPictureError):
-        outcomes[3].get()
-
-    async def streamed(*, ordered):
-        async with AsyncClient(server.address) as client:
-            return [outcome async for outcome in client.explain_many(pictures(), in_flight=4, ordered=ordered)]
-
-    assert asyncio.run(streamed(ordered=True)) == outcomes
-    assert sorted(one.index for one in asyncio.run(streamed(ordered=False))) == list(range(30))
-
-
-def test_a_stream_that_is_left_cancels_what_is_in_flight():
-    async def leave(address):
-        async with AsyncClient(address) as client:
-            async for _ in client.explain_many([PICTURE] * 100, in_flight=8):
-                break
-            await asyncio.sleep(0)
-            return client._session.balancer.endpoints[0].in_flight
-
-    with mock_server() as server:
-        server.delay_s = 0.05
-        asyncio.run(leave(server.address))
-        assert server.calls["ModelInfer"] < 30
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("salf-explain")]
-
-
 def test_a_deadline_holds_for_one_call_alone(client, server):
     client.explain(PICTURE)
     server.delay_s = 0.5
@@ -293,41 +240,6 @@ def test_a_comparison_accounts_for_the_whole_difference(client):
         cat.compare(other)
 
 
-def test_spans_and_metrics_tell_of_calls_attempts_and_errors(server):
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-    from prometheus_client import CollectorRegistry
-
-    from salf_client.telemetry import OpenTelemetryObserver, PrometheusObserver
-
-    spans, registry, provider = InMemorySpanExporter(), CollectorRegistry(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    observers = [OpenTelemetryObserver(provider), PrometheusObserver(registry)]
-    with Client(server.address, observers=observers, retry=Retry(first_pause_s=0.0)) as client:
-        client.explain(PICTURE)
-        server.fail("UNAVAILABLE", "Exceeds maximum queue size")
-        client.explain(PICTURE)
-        with pytest.raises(UnknownClassError):
-            client.explain(PICTURE, target="cow")
-    names = [span.name for span in spans.get_finished_spans()]
-    assert names == ["salf explain"] * 3
-    assert [len(span.events) for span in spans.get_finished_spans()] == [0, 1, 0]
-    assert not spans.get_finished_spans()[2].status.is_ok
-    value = registry.get_sample_value
-    assert value("salf_client_call_seconds_count", {"call": "explain", "outcome": "ok"}) == 2
-    assert value("salf_client_call_seconds_count", {"call": "explain", "outcome": "UnknownClassError"}) == 1
-    for stage in ("prepare", "infer", "read"):
-        assert value("salf_client_stage_seconds_count", {"call": "explain", "stage": stage}) == 2
-        assert spans.get_finished_spans()[0].attributes[f"salf.{stage}_seconds"] > 0
-    stages_s = [value("salf_client_stage_seconds_sum", {"call": "explain", "stage": stage}) or 0
-                for stage in ("prepare", "infer", "read")]  # fmt: skip
-    assert sum(stages_s) <= (value("salf_client_call_seconds_sum", {"call": "explain", "outcome": "ok"}) or 0)
-    failed = {"address": server.address, "error": "ServerOverloadedError"}
-    assert value("salf_client_failed_attempts_total", failed) == 1
-    assert value("salf_client_calls_in_progress", {"call": "explain"}) == 0
-
-
 def test_pictures_are_read_from_stores_by_their_url(client):
     import fsspec
 
@@ -336,79 +248,6 @@ def test_pictures_are_read_from_stores_by_their_url(client):
     assert client.explain("memory://pictures/one.jpg") == client.explain(jpeg())
     with pytest.raises(InvalidPictureError, match=r"pictures/two\.jpg cannot be read"):
         client.explain("memory://pictures/two.jpg")
-
-
-def test_settings_of_a_connection_that_cannot_work_are_refused(tmp_path):
-    with pytest.raises(InvalidConnectionError, match="in the clear"):
-        Client("salf.example:443", connection=Connection(token="secret"))
-    with pytest.raises(InvalidConnectionError, match="belong together"):
-        Tls(certificate=tmp_path / "client.pem")
-    with pytest.raises(InvalidConnectionError, match="cannot be read"):
-        Client("localhost:1", connection=Connection(tls=Tls(ca=tmp_path / "none.pem")))
-    with pytest.raises(InvalidConnectionError, match="lower case"):
-        Connection(headers={"Key": "x"})
-    with pytest.raises(InvalidAddressError, match="no address"):
-        Client([])
-    assert "secret" not in repr(Connection(token="secret"))
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """An authority, and a server's and a client's certificate that it signed: name -> (key, certificate)."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
-    for name in ("server", "client"):
-        openssl("req", *key[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
-    return folder
-
-
-def test_encryption_is_mutual_where_the_server_asks_for_it(certificates):
-    def read(name):
-        return (certificates / name).read_bytes()
-
-    pair = [(read("server.key"), read("server.pem"))]
-    credentials = grpc.ssl_server_credentials(pair, read("ca.pem"), require_client_auth=True)
-    ca, client_key = certificates / "ca.pem", certificates / "client.key"
-    known = Tls(ca=ca, certificate=certificates / "client.pem", key=client_key)
-    once = Retry(attempts=1)
-
-    async def asked(address):
-        async with AsyncClient(address, connection=Connection(tls=known, token="secret")) as client:
-            return await client.explain(PICTURE)
-
-    with mock_server(credentials=credentials) as server:
-        with Client(server.address, connection=Connection(tls=known, token="secret")) as client:
-            assert client.explain(PICTURE) == asyncio.run(asked(server.address))
-        for wrong in (Connection(tls=Tls(ca=ca)), Connection(tls=Tls()), Connection()):
-            with Client(server.address, connection=wrong, retry=once) as client, pytest.raises(ServerUnavailableError):
-                client.explain(PICTURE, timeout_s=5)
-
-
-def test_compression_headers_and_a_token_reach_the_server(monkeypatch):
-    from salf_client.testing import kserve
-
-    seen, infer, made = [], kserve._Servicer.ModelInfer, iter(range(100))
-
-    def spy(self, request, context):
-        seen.append(dict(context.invocation_metadata()))
-        return infer(self, request, context)
-
-    monkeypatch.setattr(kserve._Servicer, "ModelInfer", spy)
-    connection = Connection(token=lambda: f"token-{next(made)}", headers={"x-team": "boats"}, compression="gzip")
-    with mock_server() as own, Client(own.address, connection=connection) as client:
-        answers = [client.explain(PICTURE) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert [headers["x-team"] for headers in seen] == ["boats"] * 2
-    first, second = (headers["authorization"].removeprefix("Bearer token-") for headers in seen)
-    assert int(second) == int(first) + 1
 
 
 def test_the_fixture_is_a_server_with_a_contract(salf_server):

@@ -1,0 +1,95 @@
+"""How a connection is secured and what travels beside each request; settings that cannot work are refused."""
+
+import asyncio
+import subprocess
+
+import grpc
+import numpy as np
+import pytest
+
+from salf_client import (
+    AsyncClient,
+    Client,
+    Connection,
+    InvalidAddressError,
+    InvalidConnectionError,
+    Retry,
+    ServerUnavailableError,
+    Tls,
+)
+from salf_client.testing import mock_server
+
+PICTURE = np.random.default_rng(7).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+
+
+def test_settings_of_a_connection_that_cannot_work_are_refused(tmp_path):
+    with pytest.raises(InvalidConnectionError, match="in the clear"):
+        Client("salf.example:443", connection=Connection(token="secret"))
+    with pytest.raises(InvalidConnectionError, match="belong together"):
+        Tls(certificate=tmp_path / "client.pem")
+    with pytest.raises(InvalidConnectionError, match="cannot be read"):
+        Client("localhost:1", connection=Connection(tls=Tls(ca=tmp_path / "none.pem")))
+    with pytest.raises(InvalidConnectionError, match="lower case"):
+        Connection(headers={"Key": "x"})
+    with pytest.raises(InvalidAddressError, match="no address"):
+        Client([])
+    assert "secret" not in repr(Connection(token="secret"))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and a server's and a client's certificate that it signed: name -> (key, certificate)."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    for name in ("server", "client"):
+        openssl("req", *key[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+def test_encryption_is_mutual_where_the_server_asks_for_it(certificates):
+    def read(name):
+        return (certificates / name).read_bytes()
+
+    pair = [(read("server.key"), read("server.pem"))]
+    credentials = grpc.ssl_server_credentials(pair, read("ca.pem"), require_client_auth=True)
+    ca, client_key = certificates / "ca.pem", certificates / "client.key"
+    known = Tls(ca=ca, certificate=certificates / "client.pem", key=client_key)
+    once = Retry(attempts=1)
+
+    async def asked(address):
+        async with AsyncClient(address, connection=Connection(tls=known, token="secret")) as client:
+            return await client.explain(PICTURE)
+
+    with mock_server(credentials=credentials) as server:
+        with Client(server.address, connection=Connection(tls=known, token="secret")) as client:
+            assert client.explain(PICTURE) == asyncio.run(asked(server.address))
+        for wrong in (Connection(tls=Tls(ca=ca)), Connection(tls=Tls()), Connection()):
+            with Client(server.address, connection=wrong, retry=once) as client, pytest.raises(ServerUnavailableError):
+                client.explain(PICTURE, timeout_s=5)
+
+
+def test_compression_headers_and_a_token_reach_the_server(monkeypatch):
+    from salf_client.testing import kserve
+
+    seen, infer, made = [], kserve._Servicer.ModelInfer, iter(range(100))
+
+    def spy(self, request, context):
+        seen.append(dict(context.invocation_metadata()))
+        return infer(self, request, context)
+
+    monkeypatch.setattr(kserve._Servicer, "ModelInfer", spy)
+    connection = Connection(token=lambda: f"token-{next(made)}", headers={"x-team": "boats"}, compression="gzip")
+    with mock_server() as own, Client(own.address, connection=connection) as client:
+        answers = [client.explain(PICTURE) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert [headers["x-team"] for headers in seen] == ["boats"] * 2
+    first, second = (headers["authorization"].removeprefix("Bearer token-") for headers in seen)
+    assert int(second) == int(first) + 1

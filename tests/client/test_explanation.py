@@ -1,0 +1,70 @@
+"""What an explanation gives: heatmaps, its plain form, text, HTML and plots."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from salf_client import AbsentConceptError
+
+
+def test_absent_concepts_have_no_place(client, picture):
+    explanation = client.explain(picture)
+    absent = next(concept for concept in explanation.concepts if not concept.present)
+    present = next(concept for concept in explanation.concepts if concept.present)
+    assert absent.wording == f"no {absent.name}"
+    with pytest.raises(AbsentConceptError, match="allow_absent"):
+        explanation.heatmap(absent)
+    assert explanation.heatmap(absent, allow_absent=True).shape == (60, 100)
+    heat = explanation.heatmap(present.name)
+    # The model sees 32 x 48, so 90 of the 100 columns: 5 to 95.
+    assert np.isnan(heat[:, :5]).all()
+    assert np.isnan(heat[:, 95:]).all()
+    assert np.isfinite(heat[:, 5:95]).all()
+    with pytest.raises(AbsentConceptError, match="not among"):
+        explanation.heatmap("zebra")
+
+
+def test_explanations_cannot_be_changed(client, picture):
+    explanation = client.explain(picture)
+    with pytest.raises(AttributeError):
+        explanation.label = "other"
+    for array in (explanation.logits, explanation.concepts[0].map):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_the_plain_form_is_json(client, picture):
+    explanation = client.explain(picture, top=2)
+    plain = json.loads(json.dumps(explanation.to_dict(maps=True)))
+    assert plain["label"] == explanation.label
+    assert [concept["name"] for concept in plain["concepts"]] == [concept.name for concept in explanation.concepts]
+    assert np.array(plain["concepts"][0]["map"]).shape == (3, 5)
+    assert "map" not in explanation.to_dict()["concepts"][0]
+
+
+def test_text_and_html_show_every_concept(client, picture):
+    explanation = client.explain(picture, target=0)
+    for text in (str(explanation), explanation._repr_html_()):
+        assert all(concept.wording in text for concept in explanation.concepts)
+        assert "why not class 0" in text or explanation.label_index == 0
+    assert "<img" in explanation._repr_html_()
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 300), (48, 32)])
+def test_plots_are_drawn_for_any_shape_of_picture(client, tmp_path, size):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    path = tmp_path / "plot.png"
+    figure = client.explain(image).plot(path=path)
+    assert Image.open(path).width > 1000
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    bars = figure.axes[-1]
+    labels = [label.get_window_extent(renderer) for label in bars.get_yticklabels()]
+    numbers = [text.get_window_extent(renderer) for text in bars.texts]
+    assert not any(a.overlaps(b) for a in labels for b in numbers)
+    left_of_labels = min(label.x0 for label in labels)
+    assert all(axes.get_window_extent(renderer).x1 < left_of_labels for axes in figure.axes[:-1])
