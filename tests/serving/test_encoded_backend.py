@@ -5,10 +5,11 @@ import io
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from encoded_stub import Metric, Response, Tensor, TritonError, TritonModelException, stub_module
 from PIL import Image
 
 import salf_serving
@@ -18,91 +19,9 @@ FOLDER = Path(salf_serving.__file__).parent / "backends" / "salf_encoded"
 CLASSES, CONCEPTS = ("a", "b"), ("x", "y", "z")
 
 
-class Tensor:
-    def __init__(self, name, array):
-        self._name, self.array = name, array
-
-    def name(self):
-        return self._name
-
-    def as_numpy(self):
-        return self.array
-
-
-class TritonError:
-    INVALID_ARG, UNAVAILABLE, NOT_FOUND, INTERNAL, CANCELLED = range(5)
-
-    def __init__(self, text, code=INTERNAL):
-        self.text, self._code = text, code
-
-    def message(self):
-        return self.text
-
-    def code(self):
-        return self._code
-
-
-class Response:
-    def __init__(self, output_tensors, error=None):
-        self.tensors, self._error = output_tensors, error
-
-    def output_tensors(self):
-        return self.tensors
-
-    def error(self):
-        return self._error
-
-    def has_error(self):
-        return self._error is not None
-
-    @property
-    def outputs(self):
-        return {tensor.name(): tensor.array for tensor in self.tensors}
-
-
-class TritonModelException(Exception):  # noqa: N818 - Triton's name
-    pass
-
-
-class Metric:
-    def __init__(self, values, key):
-        self.values, self.key = values, key
-
-    def increment(self, value):
-        self.values[self.key] = self.values.get(self.key, 0) + value
-
-    def observe(self, _seconds):
-        self.increment(1)
-
-
 @pytest.fixture
 def triton(monkeypatch):
-    """A stand-in for what the stub gives: `explain` answers inner requests, `values` holds the metrics."""
-    fake = ModuleType("triton_python_backend_utils")
-    fake.values, fake.log, fake.asked = {}, [], []
-    fake.Tensor, fake.InferenceResponse, fake.TritonError = Tensor, Response, TritonError
-    fake.TritonModelException = TritonModelException
-    fake.Logger = SimpleNamespace(log_warn=fake.log.append, log_error=fake.log.append)
-    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
-
-    class Family:
-        COUNTER, HISTOGRAM = range(2)
-
-        def __init__(self, name, description, kind):
-            self.name = name
-
-        def Metric(self, labels, buckets=None):  # noqa: N802 - Triton's name
-            return Metric(fake.values, (self.name, *sorted(labels.items())))
-
-    class Request:
-        def __init__(self, **given):
-            self.given = given
-
-        def exec(self):
-            fake.asked.append(self.given)
-            return fake.explain({tensor.name(): tensor.array for tensor in self.given["inputs"]})
-
-    fake.MetricFamily, fake.InferenceRequest = Family, Request
+    fake = stub_module()
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield fake

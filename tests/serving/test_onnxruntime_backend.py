@@ -1,64 +1,20 @@
 """The backend's own logic, outside Triton; test_requests.py runs it inside."""
 
-import importlib.util
-import json
+import functools
 import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from opened_backends import TritonModelException, load_tiny, opened, parameters, request
 
-import salf_serving
 from salf_serving.command import BUDGET_VARIABLE, THREADS_VARIABLE
-
-SOURCE = Path(salf_serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
-
-
-class Tensor:
-    def __init__(self, name, array):
-        self.name, self.array = name, array
-
-    def as_numpy(self):
-        return self.array
-
-
-class Response:
-    def __init__(self, output_tensors, error=None):
-        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
-        self.error = error
-
-
-class TritonModelException(Exception):  # noqa: N818 - Triton's name
-    pass
 
 
 @pytest.fixture(scope="module")
 def backend():
-    fake = ModuleType("triton_python_backend_utils")
-    fake.warnings = []
-    fake.Tensor, fake.InferenceResponse, fake.TritonError = Tensor, Response, str
-    fake.TritonModelException = TritonModelException
-    fake.Logger = SimpleNamespace(log_warn=fake.warnings.append)
-    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "triton_python_backend_utils", fake)
-        patch.delitem(sys.modules, "graph_backend", raising=False)
-        patch.delitem(sys.modules, "graph_config", raising=False)
-        patch.syspath_prepend(str(SOURCE.parents[2]))
-        spec = importlib.util.spec_from_file_location("salf_onnxruntime_backend", SOURCE)
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        # The real one has numpy 1.26; here only the logic is looked at.
-        patch.setattr(module.np, "__version__", "1.26.4")
+    with opened("onnxruntime") as module:
         yield module
-        sys.modules.pop("graph_backend", None)
-        sys.modules.pop("graph_config", None)
-
-
-def parameters(**values):
-    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
 
 
 def test_defaults_are_the_native_backends(backend):
@@ -174,30 +130,7 @@ def load(backend, tiny, tmp_path, monkeypatch):
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     tiny.write(tmp_path)
 
-    def run(change=lambda _config: None):
-        def port(name, data_type, *dims):
-            return {"name": name, "data_type": data_type, "dims": [str(dim) for dim in dims]}
-
-        config = {
-            "max_batch_size": 8,
-            "input": [port("image", "TYPE_UINT8", 6, 4, 3), port("target", "TYPE_INT32", 1)],
-            "output": [port("logits", "TYPE_FP32", -1), port("bias", "TYPE_FP32", 1)],
-        }
-        change(config)
-        model = backend.TritonPythonModel()
-        model.initialize({
-            "model_config": json.dumps(config), "model_repository": str(tmp_path / "tiny"), "model_version": "1",
-            "model_name": "tiny",
-        })  # fmt: skip
-        return model
-
-    return run
-
-
-def request(images, targets, outputs=("logits", "bias")):
-    given = {"image": images, "target": targets}
-    inputs = {name: Tensor(name, array) for name, array in given.items() if array is not None}
-    return SimpleNamespace(inputs=inputs, requested_output_names=lambda: list(outputs))
+    return functools.partial(load_tiny, backend, tmp_path)
 
 
 def test_requests_of_one_batch_run_once_and_are_split_again(load, tiny):
@@ -283,9 +216,7 @@ def test_a_model_that_zeros_do_not_suit_is_served_and_told(load, backend, monkey
 
     monkeypatch.setattr(backend.TritonPythonModel, "compute", refuse)
     load()
-    assert sys.modules["triton_python_backend_utils"].warnings == [
-        "tiny version 1 was not warmed up: zeros are no picture"
-    ]
+    assert backend.warnings == ["tiny version 1 was not warmed up: zeros are no picture"]
 
 
 def rename(section, index, **values):

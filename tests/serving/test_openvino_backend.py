@@ -1,54 +1,17 @@
 """The openvino backend's own logic, outside Triton; tests/test_precisions_served.py runs it inside."""
 
-import importlib.util
-import json
-import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+import functools
 
 import numpy as np
 import openvino
 import pytest
-
-import salf_serving
-
-ROOM = Path(salf_serving.__file__).parent
-
-
-class TritonModelException(Exception):  # noqa: N818 - Triton's name
-    pass
+from opened_backends import TritonModelException, load_tiny, opened, parameters, request
 
 
 @pytest.fixture(scope="module")
 def backend():
-    fake = ModuleType("triton_python_backend_utils")
-    fake.warnings = []
-    fake.Tensor = lambda name, array: SimpleNamespace(name=name, array=array)
-    fake.InferenceResponse = lambda output_tensors, error=None: SimpleNamespace(
-        outputs={tensor.name: tensor.array for tensor in output_tensors}, error=error
-    )
-    fake.TritonError, fake.TritonModelException = str, TritonModelException
-    fake.Logger = SimpleNamespace(log_warn=fake.warnings.append)
-    fake.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "triton_python_backend_utils", fake)
-        patch.delitem(sys.modules, "graph_backend", raising=False)
-        patch.delitem(sys.modules, "graph_config", raising=False)
-        patch.syspath_prepend(str(ROOM))
-        spec = importlib.util.spec_from_file_location("salf_openvino_backend", ROOM / "backends/openvino/model.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        # The real one has numpy 1.26; here only the logic is looked at.
-        patch.setattr(sys.modules["graph_backend"].np, "__version__", "1.26.4")
-        module.warnings = fake.warnings
+    with opened("openvino") as module:
         yield module
-        sys.modules.pop("graph_backend", None)
-        sys.modules.pop("graph_config", None)
-
-
-def parameters(**values):
-    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
 
 
 def test_float32_is_asked_for_unless_told_otherwise(backend):
@@ -110,30 +73,7 @@ def load(backend, tiny, tmp_path):
     openvino.save_model(openvino.Core().read_model(folder / "model.onnx"), folder / "model.xml", compress_to_fp16=False)
     (folder / "model.onnx").unlink()
 
-    def run(change=lambda _config: None):
-        def port(name, data_type, *dims):
-            return {"name": name, "data_type": data_type, "dims": [str(dim) for dim in dims]}
-
-        config = {
-            "max_batch_size": 8,
-            "input": [port("image", "TYPE_UINT8", 6, 4, 3), port("target", "TYPE_INT32", 1)],
-            "output": [port("logits", "TYPE_FP32", -1), port("bias", "TYPE_FP32", 1)],
-        }
-        change(config)
-        model = backend.TritonPythonModel()
-        model.initialize({
-            "model_config": json.dumps(config), "model_repository": str(tmp_path / "tiny"), "model_version": "1",
-            "model_name": "tiny",
-        })  # fmt: skip
-        return model
-
-    return run
-
-
-def request(images, targets, outputs=("logits", "bias")):
-    given = {"image": images, "target": targets}
-    inputs = {name: SimpleNamespace(as_numpy=lambda array=array: array) for name, array in given.items()}
-    return SimpleNamespace(inputs=inputs, requested_output_names=lambda: list(outputs))
+    return functools.partial(load_tiny, backend, tmp_path)
 
 
 def test_any_batch_size_is_answered_and_answers_are_not_overwritten(load, tiny):
