@@ -3,5 +3,15 @@
 import sys
 from pathlib import Path
 
+import pytest
+
+from salf_training.scenes import Scene, draw_scene
+
 # Test files are imported one by one (importlib mode); what they share lies beside them.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    """The scenes of seeds 0 to 239, drawn once for all tests; nobody changes them."""
+    return [draw_scene(seed) for seed in range(240)]

@@ -1,4 +1,4 @@
-"""Scenes: the rule of the classes, exact masks, determinism, and what is written is what is read."""
+"""Scenes: the rule of the classes, pictures, captions, determinism, and that the world is not trivial."""
 
 import json
 import multiprocessing
@@ -7,12 +7,10 @@ import re
 import subprocess
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
+from scene_pixels import owners_of, pixels_of
 
 from salf_training.scenes import (
     ABSENT_CONCEPTS,
@@ -30,19 +28,11 @@ from salf_training.scenes import (
     SceneError,
     draw_scene,
     label_of,
-    read_masks,
-    read_scenes,
     triviality,
-    write_scenes,
 )
-from salf_training.scenes import folder as scenes_folder
-from salf_training.scenes.canvas import FACTOR
-from salf_training.scenes.compose import Arrangement, arrange, draw_objects, draw_setting
+from salf_training.scenes.compose import arrange
 from salf_training.scenes.files import DRAWING_VERSION
 
-SEEDS = range(240)
-OUTLINE_REACH_PX = 2
-"""An object's outline is drawn in neighbours too, where they touch."""
 FOUR_BY_FOUR_OF_SEED_1 = (
     171,
     181,
@@ -62,36 +52,6 @@ FOUR_BY_FOUR_OF_SEED_1 = (
     150,
 )
 """Mean brightness of the 16 tiles of scene 1, rows first."""
-
-
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return [draw_scene(seed) for seed in SEEDS]
-
-
-def _pixels(scene: Scene) -> NDArray[np.uint8]:
-    return np.asarray(scene.image)
-
-
-def _codes(arrangement: Arrangement) -> NDArray[np.uint8]:
-    """uint8 [SIDE, FACTOR, SIDE, FACTOR]: the code of every sub-pixel."""
-    codes = np.asarray(arrangement.canvas.image.getchannel("A"))
-    return codes.reshape(SIDE, FACTOR, SIDE, FACTOR)
-
-
-def _owners(arrangement: Arrangement) -> NDArray[np.int64]:
-    """int64 [SIDE, FACTOR, SIDE, FACTOR]: the owner of every sub-pixel, 0 for the background."""
-    owner_of = np.array([code.owner for code in arrangement.canvas.codes])
-    return owner_of[_codes(arrangement)]
-
-
-def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    grown = mask.copy()
-    for _ in range(reach):
-        padded = np.pad(grown, 1)
-        shifts = [padded[1 + dy : 1 + dy + SIDE, 1 + dx : 1 + dx + SIDE] for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        grown = np.logical_or.reduce(shifts)
-    return grown
 
 
 def _draw_and_digest(seed: int) -> tuple[bytes, str, list[str]]:
@@ -176,9 +136,9 @@ class TestPictures:
             empty = draw_scene(scene.seed, with_objects=False)
             assert set(empty.masks) <= set(BACKGROUND_CONCEPTS)
             assert empty.label == scene.label
-            outside = np.asarray(_owners(arrange(scene.seed)) == 0).all(axis=(1, 3))
+            outside = np.asarray(owners_of(arrange(scene.seed)) == 0).all(axis=(1, 3))
             assert outside.mean() > 0.2
-            assert np.array_equal(_pixels(empty)[outside], _pixels(scene)[outside])
+            assert np.array_equal(pixels_of(empty)[outside], pixels_of(scene)[outside])
 
     def test_object_sizes_vary_within_the_promised_range(self, scenes: list[Scene]) -> None:
         sizes = [placement.pose.size_px for seed in range(40) for placement in arrange(seed).placements]
@@ -200,88 +160,6 @@ class TestPictures:
     def test_negative_seed_is_refused(self) -> None:
         with pytest.raises(SceneError, match="0 or more, got -1"):
             draw_scene(-1)
-
-
-class TestMasks:
-    @pytest.mark.parametrize("seed", range(6))
-    def test_removing_an_object_changes_its_masks_and_nothing_else(self, seed: int) -> None:
-        scene = draw_scene(seed)
-        empty, _ = draw_setting(seed)
-        arrangement = arrange(seed)
-        placements = arrangement.placements
-        for left_out in placements:
-            rest, _ = draw_objects(empty, [placement for placement in placements if placement is not left_out])
-            changed = np.abs(np.asarray(rest.canvas.finish(), int) - _pixels(scene)).max(axis=2) > 6
-            touched = (_owners(arrangement) == placements.index(left_out) + 1).any(axis=(1, 3))
-            assert not (changed & ~_grown(touched, OUTLINE_REACH_PX)).any(), left_out.name
-            assert changed[scene.masks[left_out.name]].mean() > 0.9, left_out.name
-
-    def test_hold_the_pixels_covered_by_half_or_more(self, scenes: list[Scene]) -> None:
-        for scene in scenes[:20]:
-            arrangement = arrange(scene.seed)
-            codes = _codes(arrangement)
-            for name, mask in scene.masks.items():
-                values = [value for code, value in arrangement.canvas.codes.items() if name in code.concepts]
-                coverage = np.isin(codes, values).mean(axis=(1, 3))
-                assert np.array_equal(mask, coverage >= 0.5), (scene.seed, name)
-
-    def test_at_least_65_percent_of_every_object_stays_visible(self) -> None:
-        for seed in range(40):
-            arrangement, (empty, _) = arrange(seed), draw_setting(seed)
-            for placement in arrangement.placements:
-                alone, _ = draw_objects(empty, [placement])
-                whole = _count(alone, placement.name)
-                assert _count(arrangement, placement.name) >= 0.65 * whole, (seed, placement.name)
-
-    def test_objects_do_not_share_pixels(self, scenes: list[Scene]) -> None:
-        for scene in scenes[:60]:
-            owners = np.sum([mask for name, mask in scene.masks.items() if name in DRAWN_OBJECTS], axis=0)
-            assert owners.max() == 1
-
-    def test_attributes_lie_on_an_object_except_smoke(self, scenes: list[Scene]) -> None:
-        for scene in scenes[:60]:
-            objects = np.logical_or.reduce([scene.masks[name] for name in scene.masks if name in DRAWN_OBJECTS])
-            for name, mask in scene.masks.items():
-                if name in DRAWN_ATTRIBUTES and name != "smoke":
-                    assert not (mask & ~objects).any(), (scene.seed, name)
-
-    def test_every_pixel_belongs_to_something_with_a_name(self, scenes: list[Scene]) -> None:
-        # Between two things no pixel may be half of either.
-        for scene in scenes[:60]:
-            assert np.logical_or.reduce(list(scene.masks.values())).mean() > 0.98
-
-    def test_parts_lie_on_objects(self, scenes: list[Scene]) -> None:
-        for scene in scenes[:60]:
-            objects = np.logical_or.reduce([scene.masks[name] for name in scene.masks if name in DRAWN_OBJECTS])
-            for name in set(PART_CONCEPTS) & set(scene.masks):
-                assert not (scene.masks[name] & ~objects).any(), (scene.seed, name)
-
-    @pytest.mark.parametrize(
-        ("part", "whole"),
-        [("hull", "sailboat"), ("carrot nose", "snowman"), ("flames", "campfire"), ("coconuts", "palm")],
-    )
-    def test_a_part_is_a_piece_of_its_own_object(self, scenes: list[Scene], part: str, whole: str) -> None:
-        with_it = [scene.masks for scene in scenes if part in scene.masks]
-        assert len(with_it) > 10
-        for masks in with_it:
-            assert not (masks[part] & ~masks[whole]).any()
-            assert masks[part].sum() < masks[whole].sum()
-
-    def test_yellow_car_is_the_whole_car(self, scenes: list[Scene]) -> None:
-        yellow = [scene.masks for scene in scenes if "yellow car" in scene.masks]
-        assert yellow
-        assert all(np.array_equal(masks["yellow car"], masks["car"]) for masks in yellow)
-
-    def test_attributes_come_and_go_whatever_the_class(self, scenes: list[Scene]) -> None:
-        for name in ("flag", "smoke", "round window", "red roof"):
-            with_it = {scene.label for scene in scenes if name in scene.masks}
-            without = {scene.label for scene in scenes if name not in scene.masks}
-            assert len(with_it) >= len(CLASSES) - 3, name
-            assert len(without) == len(CLASSES), name
-
-
-def _count(arrangement: Arrangement, name: str) -> int:
-    return int(arrangement.canvas.mask(name).sum())
 
 
 class TestCaptions:
@@ -306,94 +184,6 @@ class TestCaptions:
         for seed in range(20):
             caption = draw_scene(seed, with_objects=False).caption
             assert not [name for name in DRAWN_CONCEPTS if re.search(rf"\b{name}\b", caption)], caption
-
-
-class TestFolder:
-    def test_reads_what_was_written(self, tmp_path: Path) -> None:
-        done: list[int] = []
-        write_scenes(tmp_path, count=20, first_seed=40, workers=2, on_progress=done.append)
-        records = read_scenes(tmp_path)
-        assert done[-1] == 20
-        assert [record.seed for record in records] == list(range(40, 60))
-        for record in records[::5]:
-            scene = draw_scene(record.seed)
-            assert (record.label, record.caption) == (scene.label, scene.caption)
-            assert record.concepts == tuple(scene.masks)
-            assert record.path == tmp_path / "images" / CLASSES[scene.label] / f"{record.seed:08d}.png"
-            with Image.open(record.path) as image:
-                assert np.array_equal(np.asarray(image), _pixels(scene))
-            masks = read_masks(record.mask_path)
-            assert list(masks) == list(scene.masks)
-            assert all(np.array_equal(masks[name], scene.masks[name]) for name in masks)
-
-    def test_interrupted_writing_is_taken_up_without_redrawing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        drawn: list[int] = []
-
-        def draw_three(seed: int) -> Scene:
-            if len(drawn) == 3:
-                raise KeyboardInterrupt
-            drawn.append(seed)
-            return draw_scene(seed)
-
-        monkeypatch.setattr(scenes_folder, "draw_scene", draw_three)
-        with pytest.raises(KeyboardInterrupt):
-            write_scenes(tmp_path, count=5, first_seed=0, workers=1)
-        with pytest.raises(SceneError, match=r"scenes\.jsonl is missing: the writing was interrupted"):
-            read_scenes(tmp_path)
-        drawn.clear()
-        write_scenes(tmp_path, count=5, first_seed=0, workers=1)
-        assert drawn == [3, 4]
-        assert [record.seed for record in read_scenes(tmp_path)] == [0, 1, 2, 3, 4]
-        assert not list(tmp_path.rglob("*.part"))
-
-    def test_half_a_file_and_files_of_another_version_are_drawn_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write_scenes(tmp_path, count=2, first_seed=0, workers=1)
-        first, second = read_scenes(tmp_path)
-        first.path.write_bytes(b"half a pic")
-        with Image.open(second.path) as image:
-            image.copy().save(second.path)
-        write_scenes(tmp_path, count=2, first_seed=0, workers=1)
-        with Image.open(first.path) as image:
-            assert np.array_equal(np.asarray(image), _pixels(draw_scene(0)))
-        with Image.open(second.path) as image:
-            assert image.info["drawing"]
-
-    def test_errors_name_what_is_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(SceneError, match=r"no folder of scenes at .*nowhere"):
-            read_scenes(tmp_path / "nowhere")
-        write_scenes(tmp_path, count=2, first_seed=0, workers=1)
-        record = read_scenes(tmp_path)[1]
-        record.mask_path.unlink()
-        with pytest.raises(SceneError, match=re.escape(str(record.mask_path))):
-            read_scenes(tmp_path)
-        with pytest.raises(SceneError, match="is missing"):
-            read_masks(record.mask_path)
-        record.mask_path.write_bytes(b"no masks")
-        with pytest.raises(SceneError, match="is no file of masks"):
-            read_masks(record.mask_path)
-
-    @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.png"}', json.dumps({"label": "x"})])
-    def test_a_damaged_line_is_named(self, tmp_path: Path, line: str) -> None:
-        write_scenes(tmp_path, count=1, first_seed=0, workers=1)
-        with (tmp_path / "scenes.jsonl").open("a") as listing:
-            listing.write(line + "\n")
-        with pytest.raises(SceneError, match=r"scenes\.jsonl, line 2 is no scene"):
-            read_scenes(tmp_path)
-
-    def test_other_classes_are_refused(self, tmp_path: Path) -> None:
-        write_scenes(tmp_path, count=1, first_seed=0, workers=1)
-        (tmp_path / "classes.txt").write_text("cat\ndog\n")
-        with pytest.raises(SceneError, match="lists cat, dog; expected airfield"):
-            read_scenes(tmp_path)
-
-    @pytest.mark.parametrize(("count", "workers", "first_seed"), [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
-    def test_wrong_numbers_are_refused(self, tmp_path: Path, count: int, workers: int, first_seed: int) -> None:
-        with pytest.raises(SceneError, match=f"got count={count}, workers={workers}, first_seed={first_seed}"):
-            write_scenes(tmp_path, count=count, first_seed=first_seed, workers=workers)
 
 
 def test_no_linear_model_of_thumbnails_or_backgrounds_knows_the_class(capsys: pytest.CaptureFixture[str]) -> None:
