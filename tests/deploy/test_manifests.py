@@ -244,6 +244,25 @@ def test_no_container_runs_as_root_writes_to_its_image_or_keeps_capabilities(ove
         }
 
 
+def test_the_publisher_writes_where_servers_read_and_is_closed_like_them():
+    publisher = yaml.safe_load((DEPLOY / "kubernetes" / "publisher.yaml").read_text())
+    resources = kustomizing.build(DEPLOY / "kubernetes" / "overlays" / "cpu")
+    server = of_kind(resources, "Deployment")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in publisher["spec"]["volumes"]}
+    (container,) = publisher["spec"]["containers"]
+
+    kubernetes_validate.validate(publisher, "1.37", strict=True)
+    assert volumes["models"]["persistentVolumeClaim"] == {
+        "claimName": of_kind(resources, "PersistentVolumeClaim")["metadata"]["name"]
+    }
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+    assert container["image"] == server["containers"][0]["image"]
+    assert publisher["spec"]["securityContext"] == server["securityContext"]
+    assert container["securityContext"] == server["containers"][0]["securityContext"]
+    labels = publisher["metadata"].get("labels", {}).items()
+    assert not of_kind(resources, "Service")["spec"]["selector"].items() <= labels, "it answers no client"
+
+
 def test_kserves_container_has_the_same_restrictions():
     assert kserves_server()["securityContext"] == {
         "runAsNonRoot": True,
