@@ -53,10 +53,11 @@ LABEL org.opencontainers.image.title="salf" \
 USER 10001:10001
 EXPOSE 8001 8003
 VOLUME ["/models"]
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8003/readyz', timeout=4)"]
 ENTRYPOINT ["/usr/bin/tini", "--", "salf", "serve", "/models"]
-CMD ["--front-settings", "/etc/salf/front.toml", "--port", "8001", "--status-address", "0.0.0.0", "--status-port", "8003", "--metrics-port", "8002"]
+CMD ["--front-settings", "/etc/salf/front.toml", "--port", "8001", "--status-address", "0.0.0.0", "--status-port", "8003", "--metrics-port", "8002", \
+     "--startup-timeout", "180"]
 
 # ---- GPU: NVIDIA's image, its native ONNX Runtime and TensorRT backends ------------------------------------------------
 FROM ${TRITON_IMAGE} AS gpu-base

@@ -35,6 +35,12 @@ def _quantiles(series: str, selector: str = "", legend: str = "") -> tuple[tuple
     return tuple((f"{series}:{name}_5m{selector}", f"{name} {legend}".strip()) for name in ("p50", "p95", "p99"))
 
 
+#: Of the last hour. Its series begin with the first refusal, so increase() would miss that one.
+_REFUSED = (
+    "sum by (model, reason) (clamp_min(salf_refused_versions_total"
+    " - (salf_refused_versions_total offset 1h or 0 * salf_refused_versions_total), 0))"
+)
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     (
         "What clients get",
@@ -135,10 +141,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Ready",
                 "short",
                 (
-                    ('up{job="salf"} * on (job, instance) salf_ready', "{{instance}}"),
+                    ('salf_ready or on (job, instance) 0 * up{job="salf"}', "{{instance}}"),
                     ("salf_triton_up", "{{instance}} Triton"),
                 ),
-                "1 while everything answers right.",
+                "1 while everything answers right; 0 too for a server that is gone.",
                 kind="stat",
             ),
             Panel(
@@ -159,7 +165,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (
                     ("sum by (process) (increase(salf_restarts_total[1h]))", "{{process}}"),
                     ("sum by (model) (increase(salf_worker_restarts_total[1h]))", "workers of {{model}}"),
-                    ("sum by (model, reason) (salf_refused_versions_total)", "{{model}} refused: {{reason}}"),
+                    (_REFUSED, "{{model}} refused: {{reason}}"),
                     ("sum by (model) (increase(salf_repository_changes_total[1h]))", "changes of {{model}}"),
                     ("sum by (result) (increase(salf_front_reloads_total[1h]))", "tokens, certificates: {{result}}"),
                 ),
@@ -174,6 +180,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Failed probes",
                 "reqps",
                 (("sum by (model, reason) (rate(salf_probe_failures_total[5m]))", "{{model}}: {{reason}}"),),
+            ),
+            Panel(
+                "Certificate expires in",
+                "s",
+                (("salf_front_certificate_expiry_timestamp_seconds - time()", "{{instance}}"),),
+                "Nothing without TLS.",
+                kind="stat",
             ),
         ),
     ),

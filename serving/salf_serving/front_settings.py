@@ -36,6 +36,9 @@ class FrontSettings(BaseModel):
     slow_timeout_s: _Seconds = Field(default=10, description="longest pause within a request or an answer")
     answer_timeout_s: _Seconds = Field(default=30, description="longest wait for Triton")
     idle_timeout_s: _Seconds = Field(default=60, description="a connection without requests is closed after this")
+    connection_age_s: _Seconds = Field(
+        default=300, description="an older connection is closed, so that its client sees servers that came meanwhile"
+    )
     log_addresses: bool = Field(default=False, description="write clients' addresses into the access log")
 
     @model_validator(mode="after")

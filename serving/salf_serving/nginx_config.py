@@ -149,6 +149,7 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_s
         f"client_body_timeout {settings.slow_timeout_s}s;",
         f"send_timeout {settings.slow_timeout_s}s;",
         f"keepalive_timeout {settings.idle_timeout_s}s;",
+        f"keepalive_time {settings.connection_age_s}s;",
         "keepalive_requests 1000000;",
         "http2_max_concurrent_streams 128;",
         "reset_timedout_connection on;",

@@ -1,5 +1,7 @@
 """compose.yaml, Kubernetes and KServe files against their published schemas, and against each other."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import yaml
 
 from salf_serving.front_settings import FrontSettings
 from salf_serving.settings import DEFAULT_STOP_TIMEOUT_S
-from tests.deploy import kserve_models, kustomizing
+from tests.deploy import kserve_models, kustomizing, scratch_image
 from tests.deploy.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -22,6 +24,24 @@ OVERLAYS = sorted(path.parent for path in DEPLOY.glob("kubernetes/overlays/*/kus
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([Path(sys.executable).parent / name, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def server_of(overlay: Path) -> dict[str, Any]:
+    """The server's container."""
+    return of_kind(kustomizing.build(overlay), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+
+def kserves_server() -> dict[str, Any]:
+    """The same under KServe."""
+    return next(yaml.safe_load_all((DEPLOY / "kserve" / "serving-runtime.yaml").read_text()))["spec"]["containers"][0]
+
+
+def servers() -> dict[str, dict[str, Any]]:
+    return {**{overlay.name: server_of(overlay) for overlay in OVERLAYS}, "kserve": kserves_server()}
+
+
+def startup_timeout_s(words: list[str]) -> int:
+    return int(words[words.index("--startup-timeout") + 1])
 
 
 def of_kind(resources: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -47,12 +67,102 @@ def test_there_is_time_to_drain_and_to_stop_before_a_container_is_killed():
     server = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
     pod = of_kind(kustomizing.build(OVERLAYS[0]), "Deployment")["spec"]["template"]["spec"]
     kserve = yaml.safe_load((DEPLOY / "kserve" / "inference-service.yaml").read_text())["spec"]["predictor"]
-    before_s = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     needed_s = 2 * DEFAULT_STOP_TIMEOUT_S + GUARD_MARGIN_S
 
     assert int(server["stop_grace_period"].removesuffix("s")) > needed_s
-    assert pod["terminationGracePeriodSeconds"] > before_s + needed_s
-    assert kserve["terminationGracePeriodSeconds"] > needed_s
+    for spec, container in ((pod, pod["containers"][0]), (kserve, kserves_server())):
+        before_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert before_s > 5, "CoreDNS' answers about a headless service are kept for 5 s"
+        assert spec["terminationGracePeriodSeconds"] > before_s + needed_s
+
+
+def test_salf_says_why_it_cannot_start_before_anybody_loses_patience():
+    stages = scratch_image.stages(ROOT / "Dockerfile")
+    patience_s = {name: one["startupProbe"]["periodSeconds"] * one["startupProbe"]["failureThreshold"]
+                  for name, one in servers().items()}  # fmt: skip
+    timeouts_s = {}
+    for target in ("cpu", "gpu"):
+        instructions = dict(stages[target][1])
+        timeouts_s[target] = startup_timeout_s(json.loads(instructions["CMD"].replace("\\", "")))
+        assert int(re.findall(r"--start-period=(\d+)s", instructions["HEALTHCHECK"])[0]) >= timeouts_s[target]
+
+    for name, overlay in {"cpu": "cpu", "gpu": "gpu"}.items():
+        assert patience_s[overlay] > timeouts_s[name] + 60, "models are copied first"
+    assert patience_s["object-store"] > timeouts_s["cpu"] + 60
+    assert patience_s["kserve"] > startup_timeout_s(kserves_server()["args"]) + 60
+
+
+@pytest.mark.parametrize("where", ["cpu", "gpu", "object-store", "kserve"])
+def test_probes_ask_the_supervisor(where):
+    server = servers()[where]
+    port = 8003 if where == "kserve" else "status"
+
+    assert server["startupProbe"]["httpGet"] == server["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port}
+    assert server["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": port}
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server[kind]["timeoutSeconds"] > 1, "a busy server may need more than the second that is the default"
+    liveness, readiness = server["livenessProbe"], server["readinessProbe"]
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] > (
+        readiness["periodSeconds"] * readiness["failureThreshold"]
+    ), "a server leaves the balance before it is killed"
+
+
+@pytest.mark.parametrize("where", ["cpu", "gpu", "object-store", "kserve"])
+def test_a_servers_threads_and_memory_are_what_it_is_given(where):
+    """Its CPU limit is what graphs divide (cores.py); it asks for as much, or other pods take it away under load."""
+    resources = servers()[where]["resources"]
+
+    for kind in ("cpu", "memory"):
+        assert resources["requests"][kind] == resources["limits"][kind]
+    assert int(resources["limits"]["cpu"]) >= 1
+
+
+def test_the_autoscaler_alone_says_how_many_pods_there_are():
+    resources = kustomizing.build(OVERLAYS[0])
+
+    assert "replicas" not in of_kind(resources, "Deployment")["spec"]
+    assert of_kind(resources, "HorizontalPodAutoscaler")["spec"]["minReplicas"] >= 2
+
+
+def test_a_drain_takes_one_pod_at_a_time_and_is_not_held_up_by_a_broken_one():
+    budget = of_kind(kustomizing.build(OVERLAYS[0]), "PodDisruptionBudget")["spec"]
+
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_compose_keeps_every_service_small_and_watches_a_server_that_does_not_start():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert "server" not in service.get("depends_on", ())
+    server = services["server"]
+    assert server["read_only"]
+    assert [mount.split(":")[0] for mount in server["tmpfs"]] == ["/tmp"]
+    # Of 64 cores, seen: 565 threads for the demonstration models, and a trial starts a second set.
+    assert server["pids_limit"] >= 2048
+
+
+def test_composes_services_find_each_other_and_their_files():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    mounts = {inside: name for service in services.values() for volume in service["volumes"]
+              for name, inside, *_ in [volume.split(":")]}  # fmt: skip
+    configuration = next(word for word in services["prometheus"]["command"] if "config.file" in word).partition("=")[2]
+    folder, _, file = configuration.rpartition("/")
+    (scraped,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    provisioning = DEPLOY / mounts["/etc/grafana/provisioning"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "salf.yaml").read_text())["providers"]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+
+    assert (DEPLOY / mounts[folder] / file).is_file()
+    assert scraped["static_configs"][0]["targets"] == ["server:8003"]
+    assert (DEPLOY / mounts[provider["options"]["path"]] / "salf.json").is_file()
+    assert source["url"] == "http://prometheus:9090"
+    assert {"server", "prometheus"} <= services.keys()
 
 
 def test_nobody_logs_in_to_grafana_with_a_password_that_all_know():
@@ -132,6 +242,36 @@ def test_no_container_runs_as_root_writes_to_its_image_or_keeps_capabilities(ove
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
+
+
+def test_the_publisher_writes_where_servers_read_and_is_closed_like_them():
+    publisher = yaml.safe_load((DEPLOY / "kubernetes" / "publisher.yaml").read_text())
+    resources = kustomizing.build(DEPLOY / "kubernetes" / "overlays" / "cpu")
+    server = of_kind(resources, "Deployment")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in publisher["spec"]["volumes"]}
+    (container,) = publisher["spec"]["containers"]
+
+    kubernetes_validate.validate(publisher, "1.37", strict=True)
+    assert volumes["models"]["persistentVolumeClaim"] == {
+        "claimName": of_kind(resources, "PersistentVolumeClaim")["metadata"]["name"]
+    }
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+    assert container["image"] == server["containers"][0]["image"]
+    assert publisher["spec"]["securityContext"] == server["securityContext"]
+    assert container["securityContext"] == server["containers"][0]["securityContext"]
+    labels = publisher["metadata"].get("labels", {}).items()
+    assert not of_kind(resources, "Service")["spec"]["selector"].items() <= labels, "it answers no client"
+
+
+def test_kserves_container_has_the_same_restrictions():
+    assert kserves_server()["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,16 @@ def test_the_image_serves_as_an_ordinary_user_with_files_it_cannot_write(image, 
             health = [word.replace("8003", str(status_port)) for word in image.healthcheck]
             asked = scratch_image.run(image, *health, writable=False, mounts={}, extra=restrictions)
             assert subprocess.run(asked).returncode == 0
+            # What docs/alerts.md and docs/deployment.md tell people on call to run inside.
+            for line in (
+                f"salf top 127.0.0.1:{status_port} --once",
+                "salf publish /models scenes --to /tmp/models && salf rollback /tmp/models scenes --to 1",
+                "command -v tail tar",
+            ):
+                inside = ("/bin/sh", "-euc", line)
+                asked = scratch_image.run(image, *inside, writable=False, mounts=mounts, extra=restrictions)
+                ran = subprocess.run(asked, capture_output=True, text=True)
+                assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
             connection = Connection(tls=Tls(ca=secrets / "tls" / "tls.crt"), token=TOKEN)
             with Client(f"localhost:{port}", connection=connection) as client:
                 assert client.explain(ROOT / "demonstration" / "pictures" / "harbour.jpg").label == "harbour"

@@ -22,10 +22,15 @@ class Failure:
 
 
 class Endpoint:
-    """NAME_encoded at an address."""
+    """NAME_encoded at an address; with TLS if there is an authority that its certificate comes from."""
 
-    def __init__(self, address: str, model: str = "scenes_encoded") -> None:
-        self.channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+    def __init__(self, address: str, model: str = "scenes_encoded", *, authority: Path | None = None) -> None:
+        options = [("grpc.max_receive_message_length", -1)]
+        self.channel = (
+            grpc.insecure_channel(address, options)
+            if authority is None
+            else grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes()), options)
+        )
         self._infer = self.channel.unary_unary(
             _METHOD,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,

@@ -19,12 +19,26 @@ from salf_serving import free_port
 FILES = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = sorted((FILES / "rules").glob("*.yaml"))
 #: Windows as committed -> in tests, where Prometheus scrapes and evaluates once a second.
-_WINDOWS = {"2m": "5s", "5m": "5s", "15m": "10s", "30m": "10s", "1h": "10s", "6h": "15s", "1d": "40s"}
+_WINDOWS = {"1m": "5s", "2m": "5s", "5m": "5s", "15m": "10s", "30m": "10s", "1h": "10s", "6h": "15s", "1d": "40s"}
 
 
 def rules() -> list[dict[str, str]]:
     """All rules as committed."""
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def autoscaler_query() -> str:
+    """What the autoscaler's metric is, as prometheus-adapter would ask for it, but by instance and not by pod."""
+    values = yaml.safe_load((FILES.parent / "kubernetes" / "base" / "prometheus-adapter.yaml").read_text())
+    (rule,) = values["rules"]["custom"]
+    return rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="salf"').replace("<<.GroupBy>>", "instance")
+
+
+def autoscaler_target() -> float:
+    """Above it, pods are added."""
+    autoscaler = yaml.safe_load((FILES.parent / "kubernetes" / "base" / "autoscaler.yaml").read_text())
+    milli = autoscaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"]
+    return float(milli.removesuffix("m")) / 1000
 
 
 def shortened(query: str) -> str:

@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a real server, which is broken until each alert has fired."""
 
+import datetime as dt
 import itertools
 import os
 import shutil
@@ -15,8 +16,9 @@ from typing import Self
 import numpy as np
 import onnxruntime
 import pytest
+from certificates import write_certificate
 from encoded_requests import Endpoint, Failure
-from prometheus_server import Prometheus, prometheus_running, rules
+from prometheus_server import Prometheus, autoscaler_query, autoscaler_target, prometheus_running, rules
 from served import SALF, Served, serving, wait_until
 
 from deploy.grafana.generate import queries
@@ -39,13 +41,13 @@ class Traffic:
         picture: that they ask about.
     """
 
-    def __init__(self, address: str, picture: bytes) -> None:
-        self.address, self.picture = address, picture
+    def __init__(self, address: str, authority: Path, picture: bytes) -> None:
+        self.address, self.authority, self.picture = address, authority, picture
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
     def _ask(self) -> None:
-        endpoint = Endpoint(self.address)
+        endpoint = Endpoint(self.address, authority=self.authority)
         for number in itertools.count():
             if self._stop.wait(0.25):
                 break
@@ -89,15 +91,29 @@ def pictures(repository) -> tuple[bytes, bytes]:
     return usual.read_bytes(), unusual.read_bytes()
 
 
+def certificate(folder: Path, *, days: int) -> None:
+    """Give the server a certificate that is valid for so long."""
+    write_certificate(folder, "server", issuer="ca", until=dt.datetime.now(dt.UTC) + dt.timedelta(days=days))
+
+
 @pytest.fixture(scope="module")
-def served(repository, runtime, nginx, tmp_path_factory) -> Iterator[Served]:
-    with serving(repository, tmp_path_factory.mktemp("alerts-server"), nginx=nginx, front=FRONT) as running:
+def certificates(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    write_certificate(folder, "ca", until=dt.datetime.now(dt.UTC) + dt.timedelta(days=25))
+    certificate(folder, days=25)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(repository, runtime, nginx, certificates, tmp_path_factory) -> Iterator[Served]:
+    front = FRONT + f'certificate = "{certificates}/server.pem"\ncertificate_key = "{certificates}/server.key"\n'
+    with serving(repository, tmp_path_factory.mktemp("alerts-server"), nginx=nginx, front=front) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def traffic(served, pictures) -> Iterator[Traffic]:
-    with Traffic(served.address, pictures[0]) as running:
+def traffic(served, certificates, pictures) -> Iterator[Traffic]:
+    with Traffic(served.address, certificates / "ca.pem", pictures[0]) as running:
         yield running
 
 
@@ -144,9 +160,11 @@ def test_a_healthy_server_is_scraped_whole_and_fires_nothing(prometheus, served)
         assert prometheus.now(metric), metric
     (share,) = prometheus.now('concept:salf_top_concepts:share_1h{class="harbour"}')
     assert float(share["value"][1]) == 1, "the same picture has the same explanation, and probes do not count"
+    (waited,) = prometheus.now(autoscaler_query())
+    assert 0 < float(waited["value"][1]) < 1, "the queue's mean time in seconds"
 
 
-def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, fires):
+def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, certificates, prometheus, fires):
     """Requests that wait for it come late or are given up; those that find no place are refused."""
 
     def hang() -> None:
@@ -164,7 +182,7 @@ def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, f
                 assert not isinstance(answer, Failure) or "too many requests" in answer.message
 
     picture = (PICTURES / "farm.jpg").read_bytes()
-    endpoints = [Endpoint(served.address)] * 50
+    endpoints = [Endpoint(served.address, authority=certificates / "ca.pem")] * 50
     hang()
     fires(
         "SalfCallersGiveUp",
@@ -174,6 +192,7 @@ def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, f
         "SalfRefusesForLoad",
         again=hang,
     )
+    assert prometheus.ever(f"{autoscaler_query()} > {autoscaler_target()}"), "pods would have been added"
 
 
 def test_a_killed_worker_is_seen(served, fires):
@@ -213,6 +232,15 @@ def test_a_corrupt_version_is_seen(served, repository, fires):
     assert served.is_ready()
 
 
+def test_a_certificate_that_ends_soon_and_one_that_cannot_be_used_are_seen(served, certificates, fires):
+    certificate(certificates, days=10)
+    fires("SalfCertificateExpires")
+    (certificates / "server.pem").write_text("no certificate")
+    fires("SalfFrontFilesRefused")
+    assert served.is_ready(), "it goes on with what it has"
+    certificate(certificates, days=25)
+
+
 def test_what_is_put_into_service_is_seen_and_a_restart_is_not_taken_for_it(served, repository, prometheus):
     loaded = "changes(salf_model_loaded_timestamp_seconds[2m]) > 0"
     assert prometheus.ever("changes(salf_restarts_total[2m]) > 0")
@@ -238,5 +266,7 @@ def test_every_rule_and_every_query_of_the_dashboard_has_given_data(prometheus):
 def test_a_server_that_is_gone_is_seen_and_no_alert_is_untried(prometheus, served, fires):
     assert served.stop() == 0
     fires("SalfDown")
+    (ready,) = (query for query in queries() if query.startswith("salf_ready"))
+    assert [one["value"][1] for one in prometheus.now(ready)] == ["0"], "the dashboard shows it, as not ready"
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     assert alerts - prometheus.fired(prometheus.started_s) == set()

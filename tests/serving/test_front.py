@@ -5,6 +5,7 @@ import random
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,7 @@ max_request_bytes = 1_000_000
 concurrent_requests = 6
 slow_timeout_s = 3
 idle_timeout_s = 20
+connection_age_s = 1
 max_connections = 2048
 """
 
@@ -154,6 +156,29 @@ def _is_closed(connection: socket.socket) -> bool:
     except OSError:
         return True
     return True
+
+
+def own_connections(port: int) -> set[str]:
+    """Inodes of this process's sockets that are connected to a port of this host."""
+    ours = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # gRPC closed it just now
+            ours.add(path.readlink().name)
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {line[9] for line in lines if line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in ours}
+
+
+def test_old_connections_give_way_to_new_ones_and_no_request_is_lost(served, good):
+    """So that clients look up addresses again, and find servers that were added."""
+    channel, stub = stub_on(served.address)
+    seen: set[str] = set()
+    deadline_s = time.monotonic() + 3.5
+    with channel, ThreadPoolExecutor(4) as pool:
+        while time.monotonic() < deadline_s:
+            list(pool.map(lambda _: good(stub), range(8)))
+            seen |= own_connections(served.port)
+
+    assert len(seen) >= 3
 
 
 def test_more_requests_than_allowed_are_told_to_come_later(served, tiny):

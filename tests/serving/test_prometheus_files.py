@@ -38,14 +38,28 @@ def test_committed_windows_and_thresholds_fire_when_they_should(promtool):
     promtool("test", "rules", Path(__file__).with_name("rules_test.yaml"))
 
 
+def test_every_alert_is_seen_to_fire_with_its_committed_window():
+    fired: set[str] = set()
+    for case in yaml.safe_load(Path(__file__).with_name("rules_test.yaml").read_text())["tests"]:
+        fired |= {one["alertname"] for one in case.get("alert_rule_test", ()) if one["exp_alerts"]}
+        for one in case.get("promql_expr_test", ()):
+            words = [one["expr"], *(sample.get("labels", "") for sample in one["exp_samples"])]
+            fired |= set(re.findall(r'alertname="(\w+)"', " ".join(words))) if one["exp_samples"] else set()
+
+    assert fired == {alert["alert"] for alert in ALERTS}
+
+
 def test_alerts_and_the_page_about_them_agree():
     page = (ROOT / "docs" / "alerts.md").read_text()
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     table = dict(re.findall(r"^\| \[(\w+)\]\(#\w+\) \| (\w+) \|", page, re.MULTILINE))
     assert table == {alert["alert"]: alert["labels"]["severity"] for alert in ALERTS}
     assert sorted(sections) == sorted(table)
+    rows = {row.split("](")[0].removeprefix("| ["): row for row in page.splitlines() if row.startswith("| [Salf")}
     for alert in ALERTS:
         said = alert["annotations"]
+        if waits := alert.get("for"):
+            assert f"for {waits.removesuffix('m')} minutes |" in rows[alert["alert"]]
         assert said["summary"]
         assert said["description"]
         assert said["runbook_url"].endswith(f"/docs/alerts.md#{alert['alert'].lower()}")
