@@ -32,6 +32,7 @@ from salf_batch.errors import (
 )
 from salf_batch.stores import Place
 from salf_batch.tables import DEFAULT_COLUMN
+from salf_contract import first_problem
 
 MANIFEST = "_salf.json"
 _LOCK = "_lock"
@@ -115,10 +116,8 @@ def read_manifest(target: Place) -> Manifest:
     except UnreadableInputError as error:
         raise InvalidTargetError(f"{target.uri} is no scored store; make one with `salf score`") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "document"
         raise InvalidTargetError(
-            f"{target.uri}/{MANIFEST} cannot be read ({where}: {first['msg']}); score into a new folder"
+            f"{target.uri}/{MANIFEST} cannot be read ({first_problem(error)}); score into a new folder"
         ) from error
 
 

@@ -73,7 +73,7 @@ def import_published(
         raise UsageFailure("--backbone-options, --stage and --node describe a backbone; say which one with --backbone")
     from pydantic import ValidationError
 
-    from salf_contract import Preparation
+    from salf_contract import Preparation, all_problems
     from salf_training.backbone import BackboneSettings
     from salf_training.checkpoint import check_replaceable, save_checkpoint
     from salf_training.importers import import_checkpoint
@@ -83,8 +83,7 @@ def import_published(
         size = None if preparation is None else Preparation.model_validate(_object("--preparation", preparation))
         network = backbone and BackboneSettings(name=backbone, options=options, stage=stage, node=node)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageFailure(f"--preparation or --backbone-options cannot be used: {faults}") from error
+        raise UsageFailure(f"--preparation or --backbone-options cannot be used: {all_problems(error)}") from error
     check_replaceable(out)
     with stderr_console().status(f"importing {escape(str(folder))} ..."):
         checkpoint = import_checkpoint(

@@ -95,6 +95,7 @@ from salf_contract.tensors import (
     sum_tolerance,
 )
 from salf_contract.tuning import THREAD_PARAMETERS, Trial, Tuning, TuningRecord, parse_tuning, tuning_file, with_tuning
+from salf_contract.validation import all_problems, first_problem
 
 __all__ = [
     "ACCEPTED_FORMATS",
@@ -152,6 +153,7 @@ __all__ = [
     "Tuning",
     "TuningError",
     "TuningRecord",
+    "all_problems",
     "array_to_picture",
     "box_coverage",
     "box_weights",
@@ -160,6 +162,7 @@ __all__ = [
     "decode_picture",
     "errors_that_count",
     "fidelity_problems",
+    "first_problem",
     "judge_explanations",
     "manifest_problems",
     "mask_coverage",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from salf_contract.errors import MetadataError
 from salf_contract.metadata import ExplanationFidelity, Fidelity
+from salf_contract.validation import first_problem
 
 FIDELITY_FILE = "fidelity.json"
 #: Outputs that no precision may change: sums, and which model answers.
@@ -115,9 +116,7 @@ def parse_verdict(content: bytes) -> FidelityVerdict:
     try:
         return FidelityVerdict.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise MetadataError(f"{FIDELITY_FILE} cannot be read: {where}: {first['msg']}; export it again") from error
+        raise MetadataError(f"{FIDELITY_FILE} cannot be read: {first_problem(error)}; export it again") from error
 
 
 def _used(lost: float, allowed: float) -> float:

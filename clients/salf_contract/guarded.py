@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from salf_contract.validation import first_problem
+
 _DIGEST_NAME = "digest"
 D = TypeVar("D", bound="GuardedDocument")
 
@@ -43,9 +45,7 @@ def parse_guarded(content: bytes, kind: type[D]) -> D:
     try:
         document = kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ValueError(f"cannot be read: {where}: {first['msg']}") from error
+        raise ValueError(f"cannot be read: {first_problem(error)}") from error
     if content != document.to_json().encode():
         raise ValueError("was changed after it was written")
     return document

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from salf_contract.errors import MetadataError
 from salf_contract.picture import Preparation
 from salf_contract.tensors import CONTRACT_ID_WORDS
+from salf_contract.validation import first_problem
 
 METADATA_FILE = "metadata.json"
 _PARAMETER_PREFIX = "salf_metadata_v"
@@ -127,10 +128,8 @@ def parse_metadata(text: str | bytes) -> Metadata:
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
         raise MetadataError(
-            f"the model's metadata cannot be read: {where}: {first['msg']}; export the model again with this salf"
+            f"the model's metadata cannot be read: {first_problem(error)}; export the model again with this salf"
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from salf_contract import ExplanationFidelity, Thresholds, judge_explanations
+from salf_contract import ExplanationFidelity, Thresholds, first_problem, judge_explanations
 from salf_export.errors import FidelityError, OptionError
 
 
@@ -23,10 +23,10 @@ def read_thresholds(path: Path) -> Thresholds:
     try:
         return Thresholds.model_validate({} if values is None else values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
         known = ", ".join(Thresholds.model_fields)
-        raise OptionError(f"the thresholds {path} cannot be used: {where}: {first['msg']}; keys are {known}") from error
+        raise OptionError(
+            f"the thresholds {path} cannot be used: {first_problem(error, whole='file')}; keys are {known}"
+        ) from error
 
 
 def check_enough(pictures: int, thresholds: Thresholds) -> None:

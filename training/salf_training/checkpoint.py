@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from salf_contract import Preparation
+from salf_contract import Preparation, first_problem
 from salf_training.backbone import Backbone, BackboneSettings
 from salf_training.errors import CheckpointError, SettingsError, WeightsError
 from salf_training.model import FeaturesBackbone, Pooling, SalfModel
@@ -230,9 +230,7 @@ def _read_card(folder: Path) -> ModelCard:
     try:
         return ModelCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise CheckpointError(f"the model card {path} cannot be read: {where}: {first['msg']}") from error
+        raise CheckpointError(f"the model card {path} cannot be read: {first_problem(error)}") from error
 
 
 def _read_names(folder: Path, file_name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from salf_contract import Preparation
+from salf_contract import Preparation, all_problems
 from salf_training.backbone import BackboneSettings
 from salf_training.bottleneck import BottleneckTraining
 from salf_training.concept_sets.filters import ConceptFilters
@@ -108,7 +108,7 @@ def read_settings(path: Path, *, data: Path | None = None) -> TrainSettings:
     try:
         settings = TrainSettings.model_validate(_with_data(values, data, path))
     except ValidationError as error:
-        raise SettingsError(f"{path} cannot be used: {_problems(error)}") from error
+        raise SettingsError(f"{path} cannot be used: {all_problems(error, whole='settings')}") from error
     names = ("train", "held_out", "concepts", "class_names", "cache", "backbone_weights")
     found = {name: getattr(settings, name) for name in names}
     update: dict[str, Any] = {name: path.parent / value for name, value in found.items() if value is not None}
@@ -151,11 +151,7 @@ def with_head(
     try:
         return TrainSettings.model_validate({**settings.model_dump(), **values})
     except ValidationError as error:
-        raise SettingsError(f"the head cannot be chosen so: {_problems(error)}") from error
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"the head cannot be chosen so: {all_problems(error, whole='settings')}") from error
 
 
 def _with_data(values: Any, data: Path | None, path: Path) -> Any:

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import nn
 
-from salf_contract import Preparation
+from salf_contract import Preparation, all_problems, first_problem
 from salf_training.backbone import BackboneSettings, build_backbone, feature_shape
 from salf_training.checkpoint import FEATURES_BACKBONE, Checkpoint, ModelCard
 from salf_training.errors import CheckpointError, SettingsError, WeightsError
@@ -99,8 +99,7 @@ def import_checkpoint(
             versions={name: version(name) for name in ("salf", "torch", "timm")},
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(f"{folder} cannot be imported: {first['loc'][0]}: {first['msg']}") from error
+        raise CheckpointError(f"{folder} cannot be imported: {first_problem(error)}") from error
     return Checkpoint(model, card, published.classes, published.concepts)
 
 
@@ -138,9 +137,9 @@ def _backbone(
     try:
         shape = _FeaturesOptions.model_validate(settings.options)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise WeightsError(
-            f"the backbone {FEATURES_BACKBONE!r} needs the features' channels, height and width as options: {problems}"
+            f"the backbone {FEATURES_BACKBONE!r} needs the features' channels, height and width as options: "
+            f"{all_problems(error)}"
         ) from error
     return FeaturesBackbone(shape.channels), (shape.channels, shape.height, shape.width)
 
