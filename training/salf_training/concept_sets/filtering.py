@@ -13,6 +13,7 @@ from salf_training.encoder import Encoder, EncoderSettings, device_of
 from salf_training.encoder_loading import load_encoders
 from salf_training.image_folder import batches_of_pixels, read_image_folder, read_names
 from salf_training.progress import Progress, silent
+from salf_training.whole_files import replace_file
 
 _BATCH = 32
 
@@ -57,9 +58,7 @@ def filter_file(
 def write_names(path: Path, names: Sequence[str]) -> None:
     """Write a list, one name a line, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.aside")
-    aside.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    aside.replace(path)
+    replace_file(path, "".join(f"{name}\n" for name in names).encode())
 
 
 def _whole_pictures(paths: Sequence[Path], encoder: Encoder, texts: Tensor, on_progress: Progress) -> Iterator[Tensor]:

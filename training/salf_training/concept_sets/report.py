@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from salf_training.whole_files import replace_file
+
 Reason = Literal["length", "class_similarity", "concept_similarity", "presence", "interpretability"]
 
 
@@ -74,6 +76,4 @@ class ConceptReport(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it as JSON, in one step."""
-        aside = path.with_name(f".{path.name}.aside")
-        aside.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
+        replace_file(path, f"{self.model_dump_json(indent=1)}\n".encode())

@@ -1,6 +1,5 @@
 """From a checkpoint folder to report.html and evaluation.json."""
 
-import os
 from pathlib import Path
 
 from salf_training.checkpoint import load_checkpoint
@@ -12,6 +11,7 @@ from salf_training.evaluation.following import EncoderView
 from salf_training.evaluation.rendering import render
 from salf_training.progress import Progress, silent
 from salf_training.settings import read_settings
+from salf_training.whole_files import replace_file
 
 REPORT_FILE, FIGURES_FILE = "report.html", "evaluation.json"
 
@@ -57,15 +57,6 @@ def evaluate_folder(
         on_progress=on_progress,
     )
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / REPORT_FILE, render(report, shown))
-    _replace(out / FIGURES_FILE, report.model_dump_json(indent=1) + "\n")
+    replace_file(out / REPORT_FILE, render(report, shown).encode())
+    replace_file(out / FIGURES_FILE, f"{report.model_dump_json(indent=1)}\n".encode())
     return report
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The two files of a scene: a PNG that carries its caption, and an NPZ with one packed mask per concept."""
 
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from salf_training.scenes.canvas import SIDE
 from salf_training.scenes.errors import SceneError
+from salf_training.whole_files import replace_file
 
 DRAWING_VERSION: Final = "2"
 """Raise this when the same seed gives another picture or other masks: files of another version are then drawn anew."""
@@ -63,16 +63,6 @@ def read_masks(path: Path) -> dict[str, NDArray[np.bool_]]:
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise SceneError(f"{path} is no file of masks ({error}); delete it and call write_scenes again") from error
     return {concept: _unpack(array, concept, path) for concept, array in packed.items()}
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` aside and rename it, so that ``path`` is the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _unpack(array: NDArray[np.uint8], concept: str, path: Path) -> NDArray[np.bool_]:

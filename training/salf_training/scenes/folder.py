@@ -10,7 +10,8 @@ from typing import Final
 from salf_training.scenes.classes import CLASSES
 from salf_training.scenes.compose import draw_scene, label_of
 from salf_training.scenes.errors import SceneError
-from salf_training.scenes.files import DRAWING_VERSION, read_text, replace_file, write_image, write_masks
+from salf_training.scenes.files import DRAWING_VERSION, read_text, write_image, write_masks
+from salf_training.whole_files import replace_file
 
 SCENES_FILE: Final = "scenes.jsonl"
 CLASSES_FILE: Final = "classes.txt"
