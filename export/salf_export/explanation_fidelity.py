@@ -14,13 +14,12 @@ from salf_contract import IMAGE_INPUT, NO_CONCEPT, ExplanationFidelity, Preparat
 from salf_export.pictures import Pictures
 from salf_export.runtime import LARGEST_BATCH, Session
 from salf_training.checkpoint import Checkpoint
+from salf_training.evaluation.masked_pictures import compared_size
 from salf_training.localisation import pointing_cases, pointing_hits
 from salf_training.model import SalfModel
 
 #: Concepts of each picture whose contributions and maps are compared.
 DEPTH = 5
-#: Shorter side, in pixels, that masks are compared at; the tolerance of the pointing game is meant for it.
-_COMPARED_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def compare_places(
     if masked is None:
         return None
     index = {name: place for place, name in enumerate(concepts)}
-    size = _compared_size(preparation)
+    size = compared_size(preparation)
     ours: list[bool] = []
     theirs: list[bool] = []
     for start in range(0, len(pictures), LARGEST_BATCH):
@@ -176,14 +175,6 @@ def compare_with_source(
     if places is None:
         return figures
     return figures.model_copy(update={"pointing": places[0], "pointing_source": places[1]})
-
-
-def _compared_size(preparation: Preparation) -> Preparation:
-    """The size at which a map and a mask are laid over each other; the same cut of the picture."""
-    scale = _COMPARED_SIDE / min(preparation.height, preparation.width)
-    return preparation.model_copy(
-        update={"height": round(preparation.height * scale), "width": round(preparation.width * scale)}
-    )
 
 
 def _shown(answer: Mapping[str, NDArray[np.generic]]) -> dict[int, tuple[float, NDArray[np.generic]]]:

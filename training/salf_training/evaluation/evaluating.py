@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from salf_contract import Preparation
 from salf_training.checkpoint import Checkpoint
 from salf_training.errors import DataError
 from salf_training.evaluation.batching import batches
@@ -20,15 +19,13 @@ from salf_training.evaluation.explainers import GRAD_CAM, Explainer, explainers,
 from salf_training.evaluation.faithfulness import faithfulness_curves
 from salf_training.evaluation.following import EncoderView, concept_similarities
 from salf_training.evaluation.heads import refit_heads
-from salf_training.evaluation.masked_pictures import MaskedPictures, read_masked_pictures
+from salf_training.evaluation.masked_pictures import MaskedPictures, compared_size, read_masked_pictures
 from salf_training.evaluation.places import ConceptCase, SegmentationSums, concept_case, concept_places, verdicts
 from salf_training.evaluation.showing import Shown, show_pictures
 from salf_training.head_choice import LabelledScores
 from salf_training.progress import Progress, silent
 from salf_training.score_tables import fill_table
 
-#: Shorter side, in pixels, that masks and heatmaps are compared at.
-_COMPARED_SIDE = 224
 #: Largest table of training scores that is held; a larger one is a temporary file.
 _HELD_TABLE_BYTES = 2 * 1024**3
 
@@ -134,13 +131,6 @@ def evaluate_checkpoint(
         checkpoint, pictures, answers.logits, methods, size, worst=settings.worst, compared=settings.compared
     )
     return report, shown
-
-
-def compared_size(preparation: Preparation) -> Preparation:
-    """The model's view of a picture, at the size that masks and heatmaps are compared at."""
-    scale = _COMPARED_SIDE / min(preparation.height, preparation.width)
-    size = {"height": round(preparation.height * scale), "width": round(preparation.width * scale)}
-    return preparation.model_copy(update=size)
 
 
 @torch.inference_mode()

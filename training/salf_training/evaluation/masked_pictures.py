@@ -23,6 +23,8 @@ from salf_training.evaluation.metrics import Mask
 from salf_training.image_folder import LabelledPictures, read_image_folder
 from salf_training.scenes import CLASS_OBJECTS, CLASSES, read_masks, read_scenes
 
+#: Shorter side, in pixels, that masks and maps are compared at; the tolerance of the pointing game is meant for it.
+_COMPARED_SIDE = 224
 _SCENES_FILE, _LABELS_FILE, _CLASS_KEY = "scenes.jsonl", "labels.txt", "class"
 
 
@@ -141,6 +143,13 @@ def read_masked_pictures(folder: Path, classes: tuple[str, ...], *, limit: int |
         label_names=_read_label_names(folder / "masks" / _LABELS_FILE),
     )
     return found if limit is None else found.some(limit, seed=seed)
+
+
+def compared_size(preparation: Preparation) -> Preparation:
+    """The same cut of a picture as the model's, at the size that maps and masks are laid over each other."""
+    scale = _COMPARED_SIDE / min(preparation.height, preparation.width)
+    size = {"height": round(preparation.height * scale), "width": round(preparation.width * scale)}
+    return preparation.model_copy(update=size)
 
 
 def _scenes(folder: Path) -> LabelledPictures:
