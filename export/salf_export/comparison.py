@@ -1,5 +1,6 @@
 """How far an answer of a graph lies from the unfolded model's, output by output."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,15 +49,35 @@ def explain_errors(answer: Arrays, wanted: NDArray[np.int32], reference: Referen
         Output name -> largest absolute error; "sum" is the excess of |contributions + rest + bias - logit| over the
         contract's tolerance.
     """
+
+    def row_errors(row: int, explained: int) -> dict[str, float]:
+        return _row_errors({name: values[row] for name, values in answer.items()}, explained, row, reference)
+
+    return errors_by_row(answer, wanted, reference, row_errors)
+
+
+def errors_by_row(
+    answer: Arrays,
+    wanted: NDArray[np.int32],
+    reference: Reference,
+    row_errors: Callable[[int, int], dict[str, float]],
+) -> dict[str, float]:
+    """The errors of logits and classes, and the largest of what else is found picture by picture.
+
+    Args:
+        answer: output name -> array, batch axis first; with `logits` and `target_class`.
+        wanted: INT32 [B,1], the classes asked for; PREDICTED_CLASS asks for the best.
+        reference: of the same batch.
+        row_errors: (row, class explained there) -> output name -> error. Not asked once an answer is about a class that
+            was not asked for.
+    """
     errors = {"logits": difference(answer["logits"], reference.logits)}
-    for row in range(len(wanted)):
+    for row, asked in enumerate(wanted[:, 0].tolist()):
         explained = int(answer["target_class"][row, 0])
-        asked = int(wanted[row, 0])
         if not 0 <= explained < reference.logits.shape[1] or asked not in (PREDICTED_CLASS, explained):
             return errors | {"target_class": np.inf}
         gap = float(reference.logits[row].max() - reference.logits[row, explained])
-        found = _row_errors({name: values[row] for name, values in answer.items()}, explained, row, reference)
-        found["target_class"] = gap if asked == PREDICTED_CLASS else 0.0
+        found = row_errors(row, explained) | {"target_class": gap if asked == PREDICTED_CLASS else 0.0}
         errors = {name: worse(errors.get(name, 0.0), found.get(name, 0.0)) for name in errors | found}
     return errors
 

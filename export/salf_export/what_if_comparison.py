@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salf_contract import EDIT_SLOTS, NO_CONCEPT, PREDICTED_CLASS, sum_tolerance
-from salf_export.comparison import Reference, difference, worse
+from salf_contract import EDIT_SLOTS, NO_CONCEPT, sum_tolerance
+from salf_export.comparison import Reference, difference, errors_by_row, worse
 from salf_export.runtime import Arrays
 from salf_training.model import Pooling
 from salf_training.operations import Edit, edited_scores, region_scores
@@ -70,22 +70,21 @@ def what_if_errors(
         Output name -> largest absolute error; "sum" is by how much contributions and bias miss the logit, before or
         after the edits, beyond the contract's tolerance.
     """
-    errors = {"logits": difference(answer["logits"], reference.logits)}
-    for row, asked in enumerate(question["target"][:, 0].tolist()):
-        explained = int(answer["target_class"][row, 0])
-        if not 0 <= explained < reference.logits.shape[1] or asked not in (PREDICTED_CLASS, explained):
-            return errors | {"target_class": np.inf}
-        gap = float(reference.logits[row].max() - reference.logits[row, explained])
-        found = _row_errors(answer, question, row, reference, statistics)
-        found["target_class"] = gap if asked == PREDICTED_CLASS else 0.0
-        errors = {name: worse(errors.get(name, 0.0), found.get(name, 0.0)) for name in errors | found}
-    return errors
+
+    def row_errors(row: int, explained: int) -> dict[str, float]:
+        return _row_errors(answer, question, explained, row, reference, statistics)
+
+    return errors_by_row(answer, question["target"], reference, row_errors)
 
 
 def _row_errors(
-    answer: Arrays, question: Mapping[str, NDArray[Any]], row: int, reference: Reference, statistics: Statistics
+    answer: Arrays,
+    question: Mapping[str, NDArray[Any]],
+    explained: int,
+    row: int,
+    reference: Reference,
+    statistics: Statistics,
 ) -> dict[str, float]:
-    explained = int(answer["target_class"][row, 0])
     weights, bias = reference.head_weight, reference.head_bias
     maps, mean, std = reference.maps[row : row + 1], statistics.mean, statistics.std
     region = question["region"][row].astype(np.float64)
