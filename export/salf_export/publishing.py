@@ -23,7 +23,15 @@ from salf_contract import (
 )
 from salf_export.changing import Change, changing, sync_file, sync_tree
 from salf_export.errors import OptionError, RepositoryError
-from salf_export.repository import ModelFolder, StoredModel, choose_version, read_documents, read_family, read_model
+from salf_export.repository import (
+    ModelFolder,
+    StoredModel,
+    choose_version,
+    models_with_version,
+    read_documents,
+    read_family,
+    read_model,
+)
 from salf_export.served_config import served_config, settings_of, version_settings
 from salf_export.version_files import version_problems, write_manifest, write_version
 from salf_export.weight_files import link_same_files
@@ -88,10 +96,7 @@ def roll_back(repository: Path, name: str, *, to: int) -> RolledBack:
     read_family(repository, name)  # an unknown name needs no lock
     with changing(repository, what=f"{name} could not be rolled back") as change:
         family = read_family(repository, name)
-        having = [model for model in family if to in model.documents]
-        if not having or having[-1].name != family[-1].name:
-            there = ", ".join(map(str, sorted(family[-1].documents))) or "none"
-            raise RepositoryError(f"{family[-1].name} has no version {to} in {repository}; it has: {there}")
+        having = models_with_version(repository, family, to)
         for model in having:
             problems = version_problems(model.folder / str(to))
             if problems:

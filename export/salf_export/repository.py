@@ -205,3 +205,16 @@ def read_family(repository: Path, name: str) -> tuple[StoredModel, ...]:
         known = ", ".join(families) or "none"
         raise RepositoryError(f"there is no model {name!r} in {repository}; it has: {known}")
     return families[name]
+
+
+def models_with_version(repository: Path, family: Sequence[StoredModel], version: int) -> tuple[StoredModel, ...]:
+    """Those models of a family that have a version, the explain model last.
+
+    Raises:
+        RepositoryError: the explain model does not have it.
+    """
+    explain = family[-1]
+    if version not in explain.documents:
+        there = ", ".join(map(str, sorted(explain.documents))) or "none"
+        raise RepositoryError(f"{explain.name} has no version {version} in {repository}; it has: {there}")
+    return tuple(model for model in family if version in model.documents)

@@ -5,7 +5,7 @@ from pathlib import Path
 from salf_contract import ConfigError
 from salf_export.errors import FidelityError, OptionError, RepositoryError
 from salf_export.publishing import publish
-from salf_export.repository import ModelFolder, check_name, read_family
+from salf_export.repository import ModelFolder, check_name, models_with_version, read_family
 from salf_export.served_config import settings_of
 from salf_export.version_files import version_problems
 
@@ -32,12 +32,10 @@ def publish_version(source: Path, name: str, repository: Path, *, version: int |
         raise OptionError(f"{source} is the repository to publish to as well; to serve another version: salf rollback")
     family = read_family(source, name)
     number = family[-1].served if version is None else version
-    having = [model for model in family if number in model.documents]
-    if number is None or not having or having[-1].name != family[-1].name:
-        there = ", ".join(map(str, sorted(family[-1].documents))) or "none"
-        raise RepositoryError(f"{name} has no version {number} in {source}; it has: {there}")
+    if number is None:
+        raise RepositoryError(f"it is not clear which version of {name} {source} serves; name one: {name}:VERSION")
     models = []
-    for model in having:
+    for model in models_with_version(source, family, number):
         folder = model.folder / str(number)
         problems = version_problems(folder)
         if problems is None:
