@@ -7,6 +7,7 @@ from onnx import ModelProto, NodeProto
 
 #: Operators whose weights int8 speeds up; a block without any of them is not worth a choice of its own.
 HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
+_ACTIVATIONS = frozenset({"Relu", "Clip", "Gelu", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Sigmoid", "PRelu"})
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,6 @@ def _runs(nodes: Sequence[NodeProto], *, output: str) -> list[list[NodeProto]]:
         if len(live) == 1 and follower not in _ACTIVATIONS:
             runs.append([])
     return [run for run in runs if run]
-
-
-_ACTIVATIONS = frozenset({"Relu", "Clip", "Gelu", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Sigmoid", "PRelu"})
 
 
 def _short(node: NodeProto) -> str:

@@ -1,7 +1,7 @@
 """Errors of the export room.
 
 ExportError
-├── MissingExtraError     onnx, onnxruntime or torch is not installed
+├── MissingExtraError     a package that the export or its runtime needs, or a GPU, is not here
 ├── OptionError           a name, version, top, batch size or picture that cannot be used
 ├── SourceError           the checkpoint is missing, broken, or holds numbers that cannot be folded
 ├── GraphError            the network could not be turned into a standard ONNX graph
@@ -15,7 +15,7 @@ class ExportError(Exception):
 
 
 class MissingExtraError(ExportError, ImportError):
-    """A package of the `export` extra is not installed."""
+    """A package that the export or its runtime needs is not installed, or its GPU is missing."""
 
 
 class OptionError(ExportError, ValueError):

@@ -94,8 +94,7 @@ def read_pictures(source: Checkpoint, *, calibration: Path | None, held_out: Pat
         OptionError: a folder that cannot be used, a picture in both, or a model that takes no pictures.
     """
     card = source.card
-    folders = calibration is not None or held_out is not None
-    if folders and card.starts_from_features:
+    if card.starts_from_features and (calibration is not None or held_out is not None):
         raise OptionError(
             "this model has no backbone and takes no pictures; export it in fp32, without folders of them"
         )
