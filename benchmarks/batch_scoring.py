@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.report import CannotMeasureError, Result
+from demonstration.paths import REPOSITORY
 from salf_batch import Settings, score
 from salf_client import AsyncClient, Client
 from salf_contract import Preparation, decode_picture, prepare
 from salf_serving import ServingError, free_port, launch
 
-_ROOT = Path(__file__).parents[1]
 _ROUNDS, _PICTURES, _SIZE = 15, 400, (1600, 1200)
 _FEW, _MANY, _SMALL = 1000, 50_000, (320, 240)
 
@@ -90,9 +90,7 @@ def _server_on(cores: list[int], folder: Path) -> Iterator[str]:
     all_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
-        with launch(
-            _ROOT / "model_repository", grpc_port=free_port(), log_file=folder / "triton.log", threads=len(cores)
-        ) as server:
+        with launch(REPOSITORY, grpc_port=free_port(), log_file=folder / "triton.log", threads=len(cores)) as server:
             os.sched_setaffinity(0, all_cores)
             yield server.grpc_address
     finally:

@@ -25,11 +25,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.report import CannotMeasureError, Result
 from benchmarks.supervised import anonymous_mb, processor_s, supervised
+from demonstration import paths
 from salf_contract import PREDICTED_CLASS, decode_picture, parse_metadata, prepare
 from salf_serving import free_port, launch
 from salf_serving.guard import SHARED_MEMORY
 
-REPOSITORY = Path(os.environ.get("SALF_CAPACITY_REPOSITORY", Path(__file__).parents[1] / "model_repository"))
+REPOSITORY = Path(os.environ.get("SALF_CAPACITY_REPOSITORY", paths.REPOSITORY))
 #: Width and height of photographs that are sent as JPEGs.
 PHOTOGRAPHS = {"vga": (640, 480), "12mp": (4000, 3000)}
 _IN_FLIGHT = 4

@@ -35,7 +35,8 @@ from benchmarks.networks import Network
 from benchmarks.processor_time import cpu_ms_since, cpu_seconds
 from benchmarks.report import CannotMeasureError, Result
 from benchmarks.served_models import LARGE, SMALL, make_model, publish_model
-from salf_contract import Preparation, decode_picture, prepare
+from salf_client.messages import infer_request
+from salf_contract import PREDICTED_CLASS, Preparation, decode_picture, prepare
 from salf_serving import RunningServer, ServingError, free_port, launch
 from salf_training.scenes import draw_scene
 
@@ -130,7 +131,7 @@ class InProcess:
         for start in range(0, len(files), BATCH):
             size = min(BATCH, len(files) - start)
             batch = np.stack([next(pixels) for _ in range(size)])
-            feed = {"image": batch, "target": np.full((size, 1), -1, np.int32)}
+            feed = {"image": batch, "target": np.full((size, 1), PREDICTED_CLASS, np.int32)}
             answers.append(dict(zip(self._names, self._session.run(None, feed), strict=True)))
         return answers
 
@@ -172,17 +173,8 @@ def check_answers(
 
 def request(file: bytes, model: str) -> bytes:
     """A serialised request for one picture's explanation."""
-    message = service_pb2.ModelInferRequest(model_name=model)
-    for name, datatype, raw in (
-        ("encoded", "BYTES", len(file).to_bytes(4, "little") + file),
-        ("target", "INT32", np.array([-1], np.int32).tobytes()),
-    ):
-        tensor = message.inputs.add()
-        tensor.name, tensor.datatype = name, datatype
-        tensor.shape.extend([1, 1])
-        message.raw_input_contents.append(raw)
-    serialised: bytes = message.SerializeToString()
-    return serialised
+    inputs = {"encoded": np.array([[file]], dtype=object), "target": np.full((1, 1), PREDICTED_CLASS, np.int32)}
+    return infer_request(model, inputs, outputs=())
 
 
 @contextmanager

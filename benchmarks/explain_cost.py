@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.interleaved import Timings, time_interleaved
 from benchmarks.networks import RESNET_50, SIZE, THREADS, VIT_B16, Network, backbone_of, graphs, load, random_model
 from benchmarks.report import CannotMeasureError, Result
-from salf_contract import PREDICTED_CLASS, sum_tolerance
+from benchmarks.sums import check_sums
+from salf_contract import PREDICTED_CLASS
 from salf_export.graph_builder import identity_features
 from salf_training.model import SalfModel
 
@@ -93,13 +94,7 @@ def check_answers(sessions: dict[str, onnxruntime.InferenceSession], pictures: N
             raise CannotMeasureError(f"logits of {name} differ from those of {other} by {error:g}")
     for name in {"explain", "dense_head"} & sessions.keys():
         answer = answers[name]
-        for row in range(len(pictures)):
-            shown = answer["top_contributions"][row].astype(np.float64)
-            total = shown.sum() + answer["rest_contribution"][row, 0] + answer["bias"][row, 0]
-            gap = abs(total - answer["logits"][row, answer["target_class"][row, 0]])
-            everything = np.array([np.abs(shown).sum() / answer["coverage"][row, 0]])
-            if not gap <= sum_tolerance(everything):
-                raise CannotMeasureError(f"contributions of {name} miss the logit by {gap:g}")
+        check_sums(answer, who=name)
         if (answer["top_concepts"] < 0).any() or not answer["top_maps"].any(axis=(2, 3)).all():
             raise CannotMeasureError(f"an explanation of {name} is empty")
 

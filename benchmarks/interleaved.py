@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 _BLOCKS = 5
@@ -31,10 +31,15 @@ class Timings:
         """
         pairs = zip(self.seconds[name], self.seconds[over], strict=True)
         ratios = [mine / other for mine, other in pairs]
-        size = max(1, len(ratios) // _BLOCKS)
-        blocks = [statistics.median(ratios[start : start + size]) for start in range(0, size * _BLOCKS, size)
-                  if ratios[start : start + size]]  # fmt: skip
-        return statistics.median(ratios), (min(blocks), max(blocks))
+        return statistics.median(ratios), spread_of_blocks(ratios)
+
+
+def spread_of_blocks(values: Sequence[float]) -> tuple[float, float]:
+    """(Smallest, largest) median of five consecutive blocks of rounds; what is left over at the end is left out."""
+    size = max(1, len(values) // _BLOCKS)
+    blocks = [values[start : start + size] for start in range(0, size * _BLOCKS, size)]
+    medians = [statistics.median(block) for block in blocks if block]
+    return min(medians), max(medians)
 
 
 def time_interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int) -> Timings:

@@ -28,6 +28,8 @@ from benchmarks.report import CannotMeasureError, Result
 from benchmarks.served_models import LARGE, SMALL, picture, write_repository
 from benchmarks.supervised import anonymous_mb, supervised
 from salf_contract import PREDICTED_CLASS
+from salf_export.runtime import Arrays
+from salf_serving.load import infer_request
 
 MODELS = {"small": SMALL, "resnet50": LARGE}
 OVERLOAD = 10
@@ -219,14 +221,9 @@ def _questions(folder: Path, name: str, network: Network) -> list[Question]:
     questions = []
     for seed in range(_PICTURES):
         image, target = picture(seed), np.full((1, 1), PREDICTED_CLASS, np.int32)
-        request = service_pb2.ModelInferRequest(model_name=name)
-        for tensor_name, datatype, array in (("image", "UINT8", image), ("target", "INT32", target)):
-            tensor = request.inputs.add()
-            tensor.name, tensor.datatype = tensor_name, datatype
-            tensor.shape.extend(array.shape)
-            request.raw_input_contents.append(array.tobytes())
-        logits = session.run({"image": image, "target": target})["logits"][0].astype(np.float32)
-        questions.append(Question(request.SerializeToString(), logits))
+        inputs: Arrays = {"image": image, "target": target}
+        logits = session.run(inputs)["logits"][0].astype(np.float32)
+        questions.append(Question(infer_request(name, inputs).SerializeToString(), logits))
     return questions
 
 

@@ -19,7 +19,9 @@ from onnx import ModelProto
 from benchmarks.interleaved import Timings, time_interleaved
 from benchmarks.networks import RESNET_50, SIZE, THREADS, TOP, random_model
 from benchmarks.report import CannotMeasureError, Result
-from salf_contract import PREDICTED_CLASS, ExplanationFidelity, Preparation, Thresholds, sum_tolerance
+from benchmarks.sums import check_sums
+from demonstration.paths import CHECKPOINT
+from salf_contract import PREDICTED_CLASS, ExplanationFidelity, Preparation, Thresholds
 from salf_export.artefacts import make_artefact
 from salf_export.backbone_graph import backbone_graph
 from salf_export.errors import ExportError
@@ -37,7 +39,6 @@ from salf_training.model import SalfModel
 from salf_training.scenes import write_scenes
 
 BATCH = 8
-CHECKPOINT = Path(__file__).parents[1] / "demonstration" / "checkpoint"
 KINDS = (
     Kind("onnxruntime", "fp32"),
     Kind("onnxruntime", "int8"),
@@ -124,12 +125,7 @@ def check_answers(sessions: Mapping[Kind, Session], pictures: NDArray[np.uint8])
     """
     for kind, session in sessions.items():
         answer = session.run(_question(pictures))
-        for row in range(len(pictures)):
-            shown = answer["top_contributions"][row].astype(np.float64)
-            total = float(shown.sum() + answer["rest_contribution"][row, 0] + answer["bias"][row, 0])
-            gap = abs(total - float(answer["logits"][row, answer["target_class"][row, 0]]))
-            if not gap <= sum_tolerance(np.array([np.abs(shown).sum() / answer["coverage"][row, 0]])):
-                raise CannotMeasureError(f"contributions of {kind} miss the logit by {gap:g}")
+        check_sums(answer, who=str(kind))
         if not answer["top_maps"].any(axis=(1, 2, 3)).all():
             raise CannotMeasureError(f"an explanation of {kind} is empty")
 

@@ -16,14 +16,15 @@ import numpy as np
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
+from benchmarks.interleaved import spread_of_blocks
 from benchmarks.report import CannotMeasureError, Result
+from demonstration.paths import REPOSITORY
 from salf_client import Client, Explanation
 from salf_contract import EXPLAIN_OUTPUTS, PREDICTED_CLASS
 from salf_serving import ServingError, free_port, launch
 
-_REPOSITORY = Path(__file__).parents[1] / "model_repository"
 _OUTPUTS = tuple(spec.name for spec in EXPLAIN_OUTPUTS)
-_ROUNDS, _CALLS, _BLOCKS = 120, 25, 5
+_ROUNDS, _CALLS = 120, 25
 
 
 @dataclass
@@ -49,7 +50,7 @@ def measure(*, quick: bool = False) -> Result:
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            launch(_REPOSITORY, grpc_port=free_port(), log_file=Path(folder) / "triton.log") as server,
+            launch(REPOSITORY, grpc_port=free_port(), log_file=Path(folder) / "triton.log") as server,
             Client(server.grpc_address, model="scenes") as client,
         ):
             height, width = client.model().input_size
@@ -127,7 +128,7 @@ def _result(times: dict[str, _Times], *, rounds: int) -> Result:
             "cpu": "of the client's process, all its threads; the server is another process",
         },
         figures={"added_p50_ms": statistics.median(added_ms), "cpu_ratio": statistics.median(ratios)},
-        spread={"added_p50_ms": _spread(added_ms), "cpu_ratio": _spread(ratios)},
+        spread={"added_p50_ms": spread_of_blocks(added_ms), "cpu_ratio": spread_of_blocks(ratios)},
         notes={
             f"{name}_{what}": value
             for name, one in times.items()
@@ -137,9 +138,3 @@ def _result(times: dict[str, _Times], *, rounds: int) -> Result:
             )
         },
     )
-
-
-def _spread(values: list[float]) -> tuple[float, float]:
-    size = max(1, len(values) // _BLOCKS)
-    blocks = [statistics.median(values[start : start + size]) for start in range(0, len(values), size)]
-    return min(blocks), max(blocks)

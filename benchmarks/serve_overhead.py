@@ -26,6 +26,7 @@ from benchmarks.networks import CLASSES, CONCEPTS, SIZE, THREADS, Network, load
 from benchmarks.processor_time import cpu_ms_since, cpu_seconds
 from benchmarks.report import CannotMeasureError, Result
 from benchmarks.served_models import LARGE, SMALL, make_model, publish_model
+from demonstration.paths import MODEL_NAME, REPOSITORY
 from salf_contract import PREDICTED_CLASS
 from salf_export.artefacts import make_artefact
 from salf_export.kinds import Kind
@@ -33,7 +34,7 @@ from salf_serving import ServingError, free_port, launch
 from salf_serving.load import closed_loop, infer_request
 
 #: The demonstration's explain model, as it is committed: a fraction of a millisecond at 112 px.
-DEMONSTRATION = Path(__file__).parents[1] / "model_repository" / "scenes"
+DEMONSTRATION = REPOSITORY / MODEL_NAME
 BATCH = 8
 _ROUNDS, _MEASURE_S, _WARM_UP_S = 7, 6.0, 1.0
 _CHOOSING_ROUNDS = 15

@@ -14,7 +14,7 @@ from rich.table import Table
 from demonstration.paths import CHECKPOINT, MODEL_NAME, PICTURES, REPOSITORY, ROOT
 from salf_cli.stages import StageBars
 from salf_export import ExportError, export_checkpoint
-from salf_training.checkpoint import Evaluation, load_checkpoint, save_checkpoint
+from salf_training.checkpoint import Evaluation, save_checkpoint
 from salf_training.errors import TrainingError
 from salf_training.scene_world import SceneWorldSettings, train_scene_world
 from salf_training.scenes import CLASSES, draw_scene
@@ -55,7 +55,6 @@ def main() -> int:
 
 def replace_repository(checkpoint: Path, repository: Path) -> None:
     """Export beside the repository, and swap its models for the new ones only when all of them are there."""
-    load_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory(prefix=".retrain-", dir=repository.parent) as folder:
         fresh, old = Path(folder) / "fresh", Path(folder) / "old"
         fresh.mkdir()
