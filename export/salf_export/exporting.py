@@ -1,6 +1,6 @@
 """Checkpoint -> verified models in a Triton model repository."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from salf_contract import (
     TensorSpec,
     Thresholds,
 )
-from salf_export.artefacts import make_artefacts
+from salf_export.artefacts import Artefact, make_artefacts
 from salf_export.backbone_graph import backbone_graph
 from salf_export.description import describe
 from salf_export.errors import OptionError, SourceError
@@ -159,10 +159,7 @@ def export_checkpoint(
         raise OptionError(f"top is {top}, expected at least 1 concept in an explanation")
     family = {role: pattern.format(name=name) for role, (pattern, _, _) in _ROLES.items()}
     number = choose_version(repository, tuple(reversed(family.values())), version)
-    try:
-        source = load_checkpoint(checkpoint)
-    except TrainingError as error:
-        raise SourceError(str(error)) from error
+    source = _loaded(checkpoint)
     check_pictures(source.card, pictures)
     thresholds = thresholds or Thresholds()
     known = read_pictures(source, calibration=calibration, held_out=held_out)
@@ -223,14 +220,9 @@ def export_checkpoint(
         blocks=block_reports(choice),
     )
 
-    files = {
-        role: {**artefact.files, PROBE_FILE: probe_bytes(artefact.session, source.card, concepts=len(source.concepts))}
-        for role, artefact in artefacts.items()
-    }
-    if encoded and "explain" in graphs:
-        # No graph of its own: it asks the explain model.
-        files["encoded"] = {PROBE_FILE: encoded_probe_bytes(sessions["explain"], source.card.preparation)}
+    files = _files(artefacts, source, encoded=encoded)
     names = {role: family[role] for role in _ROLES if role in files}
+    told = {FIDELITY_FILE: report.to_json().encode(), METADATA_FILE: document.to_json().encode()}
     models = [
         ModelFolder(
             name=names[role],
@@ -243,11 +235,7 @@ def export_checkpoint(
                 settings=settings,
                 runtime=kind.runtime,
             ),
-            files={
-                **files[role],
-                FIDELITY_FILE: report.to_json().encode(),
-                METADATA_FILE: document.to_json().encode(),
-            },
+            files=files[role] | told,
         )
         for role in names
     ]
@@ -261,6 +249,26 @@ def export_checkpoint(
         fidelity=fidelity,
         graph_bytes={names[role]: sum(map(len, artefact.files.values())) for role, artefact in artefacts.items()},
     )
+
+
+def _loaded(checkpoint: Path) -> Checkpoint:
+    try:
+        return load_checkpoint(checkpoint)
+    except TrainingError as error:
+        raise SourceError(str(error)) from error
+
+
+def _files(artefacts: Mapping[Role, Artefact], source: Checkpoint, *, encoded: bool) -> dict[Role, dict[str, bytes]]:
+    """What each model's runtime reads, and its probe."""
+    concepts = len(source.concepts)
+    files = {
+        role: {**artefact.files, PROBE_FILE: probe_bytes(artefact.session, source.card, concepts=concepts)}
+        for role, artefact in artefacts.items()
+    }
+    if encoded and "explain" in artefacts:
+        # No graph of its own: it asks the explain model.
+        files["encoded"] = {PROBE_FILE: encoded_probe_bytes(artefacts["explain"].session, source.card.preparation)}
+    return files
 
 
 def build_graphs(
