@@ -4,6 +4,7 @@ Repetitions are counted, and a store's own ones would multiply with ours: they a
 switch where it has one. What cannot be switched off: Azure's library asks up to twice more for a body that was cut.
 """
 
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -28,10 +29,19 @@ def file_system(scheme: str) -> Any:
         ImportError: a package is missing.
         Exception: no such scheme, or credentials that a store checks when it is opened.
     """
+    opened = _OPENED.get(scheme)
+    return opened() if opened else _of_fsspec(scheme or "file")
+
+
+def _of_fsspec(scheme: str) -> Any:
     import fsspec
 
-    opened = _OPENED.get(scheme)
-    return opened() if opened else fsspec.filesystem(scheme or "file")
+    kind = fsspec.get_filesystem_class(scheme)
+    arguments = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    missing = [one.name for one in arguments if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if missing:  # asked here: fsspec's FTP prints a trace where it is made without
+        raise ValueError(f"it needs more than an address: {', '.join(missing)}")
+    return fsspec.filesystem(scheme)
 
 
 def _s3() -> Any:

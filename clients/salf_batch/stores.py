@@ -14,6 +14,8 @@ from salf_batch.filesystems import VARIABLES, file_system
 from salf_batch.ranges import ranges
 
 T = TypeVar("T")
+#: Schemes whose addresses may end in a query, and where nothing can be listed.
+WEB = frozenset({"http", "https"})
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.2
 #: HTTP statuses that a repetition does not change: this address has no picture.
 _GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
@@ -94,7 +96,8 @@ class Place:
 
     def beside(self, name: str) -> "Place":
         """A place named relative to the folder that holds this one."""
-        return self.at(f"{self.path.rpartition('/')[0]}/{name}")
+        path = self.path.partition("?")[0] if self.scheme in WEB else self.path
+        return self.at(f"{path.rpartition('/')[0]}/{name}")
 
     def read(self, start: int | None = None, stop: int | None = None) -> bytes:
         """Its bytes, or those of [start, stop).
@@ -122,7 +125,7 @@ class Place:
         if self.is_local:
             return cast("BinaryIO", self.asked(lambda: self.files.open(self.path, "rb")))
         about = self.asked(lambda: self.files.info(self.path))
-        if about.get("size") is None or (self.scheme in ("http", "https") and not about.get("partial")):
+        if about.get("size") is None or (self.scheme in WEB and not about.get("partial")):
             return io.BytesIO(self.read())  # a web server that gives whole files only
         return ranges(self.read, about["size"])
 
@@ -143,7 +146,7 @@ class Place:
             except Exception as error:
                 if _is_missing(error):
                     raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
-                if _status(error) in _GONE and self.scheme in ("http", "https"):
+                if _status(error) in _GONE and self.scheme in WEB:
                     raise UnreadableInputError(f"{self.uri} answers {_status(error)}; check the address") from error
                 if self.is_local:
                     raise UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") from error
@@ -198,7 +201,9 @@ def scheme_of(url: str) -> str:
 
 
 def _looked_for(scheme: str) -> str:
-    return f"credentials are looked for in {VARIABLES.get(scheme, 'what fsspec says')}"
+    if scheme not in VARIABLES:
+        return "stores are s3://, gs://, az:// and https://, or give a path"
+    return f"credentials are looked for in {VARIABLES[scheme]}"
 
 
 def _is_missing(error: Exception) -> bool:
