@@ -4,18 +4,18 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from salf_batch.answering import AWAY
+from salf_batch.answering import AWAY, MOST_FAILURES
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
 from salf_batch.plans import Plan, asking_of, client_of, write_rows
 from salf_batch.progress import Progress, Summary, Tally
-from salf_batch.rows import Row
+from salf_batch.rows import Row, as_text
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place, place_of
 from salf_batch.targets import Manifest, begun, claim, locked, parts
-from salf_client import ModelInfo, VersionNotServedError
+from salf_client import ModelInfo, ServerFailedError, VersionNotServedError
 
 _DEFAULT_TOP = 5
 
@@ -121,7 +121,7 @@ def _wanted_version(target: Place, settings: Settings) -> int | None:
 
 def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
     return Manifest(
-        source=source.name,
+        source=as_text(source.name),
         source_fingerprint=source.fingerprint,
         inputs=source.count,
         column=settings.column,
@@ -136,7 +136,7 @@ def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
 
 async def _model(settings: Settings, version: int | None) -> ModelInfo:
     """The model that answers; waits for a server that is away."""
-    give_up_s = time.monotonic() + settings.patience_s
+    give_up_s, failures = time.monotonic() + settings.patience_s, 0
     async with client_of(settings, version=version) as client:
         while True:
             try:
@@ -145,7 +145,10 @@ async def _model(settings: Settings, version: int | None) -> ModelInfo:
                 raise ModelChangedError(
                     f"{error}; what is done stays: let the server load that version again, or score into a new folder"
                 ) from error
-            except AWAY as error:
+            except (*AWAY, ServerFailedError) as error:
+                failures += isinstance(error, ServerFailedError)
+                if failures >= MOST_FAILURES:  # it is there, and will not get better
+                    raise
                 if time.monotonic() > give_up_s:
                     raise ServerGoneError(f"no server after {settings.patience_s:.0f} s: {error}") from error
                 await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ from salf_batch import (
 )
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
-from salf_client import AsyncClient, Client, DeadlineExceededError, ServerOverloadedError
+from salf_client import AsyncClient, Client, DeadlineExceededError, ServerFailedError, ServerOverloadedError
 from salf_client.testing import MockModel, mock_server
 from salf_serving import free_port, launch
 
@@ -73,6 +73,22 @@ def test_the_server_decodes_where_it_is_asked_to(folder, tmp_path, settings):
     assert [row["label"] for row in here] == [row["label"] for row in there]
     assert [row["error"] is None for row in here] == [row["error"] is None for row in there]
     assert [(row["width"], row["height"]) for row in here] == [(row["width"], row["height"]) for row in there]
+
+
+def test_names_that_are_no_text_give_rows_all_the_same(folder, tmp_path, settings):
+    """Linux takes any bytes for a name; a Parquet string does not."""
+    odd = os.fsdecode(bytes(folder) + b"/odd \xff")
+    Path(odd).mkdir()
+    (folder / "farm.jpg").rename(f"{odd}/\udcfe.jpg")
+    Path(f"{odd}/broken \udcfe.jpg").write_bytes(b"no picture")
+    target = tmp_path / "scored"
+    assert score(odd, str(target), settings).scored == 2
+    broken, good = rows_of(target)
+    assert good["uri"] == rf"{folder}/odd \xff/\xfe.jpg"
+    assert good["label"] == "farm"
+    assert broken["uri"] == rf"{folder}/odd \xff/broken \xfe.jpg"
+    assert score(odd, str(target), settings).already_done == 2
+    assert write_report(str(target), tmp_path / "report.html").errors == 1
 
 
 def test_maps_are_kept_as_half_floats(folder, tmp_path, settings, triton_server):
@@ -327,7 +343,7 @@ def test_time_in_which_nothing_was_asked_is_no_time_without_an_answer(folder, tm
     assert summary.requests_repeated > 0
 
 
-@pytest.mark.parametrize("kind", [ServerOverloadedError, DeadlineExceededError])
+@pytest.mark.parametrize("kind", [ServerOverloadedError, DeadlineExceededError, ServerFailedError])
 def test_a_server_that_is_busy_or_hangs_at_the_start_is_waited_for(folder, tmp_path, monkeypatch, kind):
     model, asked = AsyncClient.model, []
 
@@ -341,6 +357,19 @@ def test_a_server_that_is_busy_or_hangs_at_the_start_is_waited_for(folder, tmp_p
     with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
         assert score(str(folder), str(tmp_path / "scored"), Settings(url=server.address)).scored == 7
     assert len(asked) == 2
+
+
+def test_what_fails_again_and_again_at_the_start_is_no_server_that_is_away(folder, tmp_path, monkeypatch):
+    asked = []
+
+    async def failing(client):
+        asked.append(client)
+        raise ServerFailedError("what listens there is no Triton server")
+
+    monkeypatch.setattr(AsyncClient, "model", failing)
+    with pytest.raises(ServerFailedError, match="no Triton server"):
+        score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9"))
+    assert len(asked) == 5
 
 
 def test_patience_ends(folder, tmp_path):
