@@ -2,7 +2,9 @@
 
 import base64
 import io
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from salf_batch.errors import BatchError, InvalidTargetError, MissingExtraError, TargetWriteError
@@ -63,10 +65,14 @@ def write_report(
         wording=wording,
         target=place.uri,
     )
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(out)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise TargetWriteError(f"{out} cannot be written ({error.strerror}); give another file with --out") from error
     return seen
 

@@ -1,5 +1,6 @@
 """Scoring with the real server: rows, resuming after kills, refusals."""
 
+import errno
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from salf_batch import (
     Settings,
     TargetInUseError,
     TargetMismatchError,
+    TargetWriteError,
     score,
     write_report,
 )
@@ -187,7 +189,10 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     assert {"inputs": 7, "scored": 7, "errors": 1}.items() <= json.loads(result.stdout).items()
     result = CliRunner().invoke(app, arguments)
     assert "7 rows" in result.stdout
+    assert "salf report" not in result.stdout
     assert "0 scored now, 7 before" in result.stdout
+    result = CliRunner().invoke(app, ["score", str(folder), "--out", str(tmp_path / "other"), "--url", settings.url])
+    assert f"errors now: 1 (why: column error, or salf report {tmp_path / 'other'})" in result.stdout
     page = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["report", str(tmp_path / "scored"), "--out", str(page), "--json"])
     assert result.exit_code == 0, result.output
@@ -198,6 +203,40 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     result = CliRunner().invoke(app, [*arguments, "--top", "2"])
     assert result.exit_code == 3
     assert "was begun with top" in result.stderr
+
+
+def test_ctrl_c_ends_in_one_sentence_that_says_how_to_go_on(folder, tmp_path):
+    source, target = manifest_of(folder, 400), tmp_path / "scored"
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        server.delay_s = 0.05
+        run = subprocess.Popen(
+            command_of(source, target, server.address, shard_size=20),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's & ignores it
+        )  # fmt: skip
+        wait_for_parts(target, 1, run)
+        run.send_signal(signal.SIGINT)
+        printed, complaints = run.communicate(timeout=60)
+    assert (run.returncode, printed) == (130, "")
+    assert complaints.splitlines()[-1].startswith("interrupted; what is done stays")
+    assert "Traceback" not in complaints
+    assert 20 <= len(rows_of(target)) < 400
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(folder, tmp_path, settings, monkeypatch):
+    score(str(folder / "farm.jpg"), str(tmp_path / "scored"), settings)
+    page = tmp_path / "report.html"
+    page.write_text("the old one")
+
+    def full(self, *_args, **_options):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(TargetWriteError, match=r"report\.html cannot be written \(No space left"):
+        write_report(str(tmp_path / "scored"), page)
+    assert page.read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "report.html", "scored"]
 
 
 def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(folder, tmp_path, settings):
