@@ -159,7 +159,16 @@ class AsyncClient:
         ordered: bool = True,
         timeout_s: float | None = None,
     ) -> AsyncIterator[Outcome]:
-        """Explain pictures as a stream; see `Client.explain_many`. `images` may be an asynchronous iterable."""
+        """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
+
+        Args:
+            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches.
+            top: as for `explain`.
+            target: as for `explain`.
+            in_flight: at most so many requests at a time.
+            ordered: whether outcomes come in the order of the pictures, or as they finish.
+            timeout_s: seconds for each picture.
+        """
         check_in_flight(in_flight)
         explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
         return stream_async(explain, images, in_flight=in_flight, ordered=ordered)
