@@ -11,15 +11,6 @@ from typing import Any
 
 #: To connect, and between two bytes of an answer, in seconds. A large picture over a slow line may take longer.
 CONNECT_S, SILENCE_S = 10, 30
-_SEEN_VARIABLES = "no variable: addresses must be open"
-#: Scheme -> where its credentials are looked for.
-VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE (FSSPEC_S3_ANON=true for public buckets)",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS (FSSPEC_GS_TOKEN=anon for public buckets)",
-    "az": "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-    "http": _SEEN_VARIABLES,
-    "https": _SEEN_VARIABLES,
-}
 
 
 def file_system(scheme: str) -> Any:

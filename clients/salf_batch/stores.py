@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar, cast
 
 from salf_batch.errors import BatchError, MissingExtraError, StoreUnavailableError, UnreadableInputError
-from salf_batch.filesystems import VARIABLES, file_system
+from salf_batch.filesystems import file_system
 from salf_batch.ranges import ranges
+from salf_client.credentials import looked_for
 
 T = TypeVar("T")
 #: Schemes whose addresses may end in a query, and where nothing can be listed.
@@ -152,12 +153,12 @@ class Place:
                     raise UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") from error
                 if _is_refusal(error):
                     raise StoreUnavailableError(
-                        f"{self.uri} is refused ({_reason(error)}); {_looked_for(self.scheme)}"
+                        f"{self.uri} is refused ({_reason(error)}); {looked_for(self.scheme)}"
                     ) from error
                 if attempt == _ATTEMPTS:
                     raise StoreUnavailableError(
                         f"{self.uri} does not answer after {_ATTEMPTS} attempts ({_reason(error)}); run again when it "
-                        f"does; {_looked_for(self.scheme)}"
+                        f"does; {looked_for(self.scheme)}"
                     ) from error
                 self.retries.add(self.scheme, str(_status(error) or type(error).__name__))
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only so that readers do not ask in step
@@ -186,7 +187,7 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
             f"{url} needs a package that is missing ({error}); install it with: pip install 'salf[{extra}]'"
         ) from error
     except Exception as error:  # an unknown scheme, or credentials that a store checks when it is opened
-        raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {_looked_for(scheme)}") from error
+        raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {looked_for(scheme)}") from error
     return Place(scheme, str(path), files, retries or RetryCount())
 
 
@@ -198,12 +199,6 @@ def scheme_of(url: str) -> str:
     """Of a path or URL, such as "s3"; "" for what lies on this machine."""
     scheme, mark, _ = url.partition("://")
     return "" if not mark or scheme in ("file", "local") else scheme
-
-
-def _looked_for(scheme: str) -> str:
-    if scheme not in VARIABLES:
-        return "stores are s3://, gs://, az:// and https://, or give a path"
-    return f"credentials are looked for in {VARIABLES[scheme]}"
 
 
 def _is_missing(error: Exception) -> bool:

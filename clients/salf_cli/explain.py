@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and not
 ModelVersion = Annotated[
     int | None, typer.Option(min=1, help="Version that must answer; the newest that is served by default.")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, max=86400, help="Seconds to wait for each answer.")]
 
 
 @one_line_failures(command="explain")

@@ -26,7 +26,9 @@ def probe(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86400, help="Seconds for each probe, connecting included.")
+    ] = 5.0,
     record: Annotated[
         Path | None, typer.Option(help="Ask, and keep the answer in this file as the right one.", show_default=False)
     ] = None,

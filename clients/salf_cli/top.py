@@ -26,7 +26,9 @@ def top(
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show one interval, and end.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for each page of metrics.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86400, help="Seconds to wait for each page of metrics.")
+    ] = 5.0,
     json: Json = False,
 ) -> None:
     """Show rates, latencies by stage, errors, queues and versions of servers, until Ctrl-C.

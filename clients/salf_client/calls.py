@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from salf_client.answering import answered, known_model, of_one_endpoint
 from salf_client.choosing import concept_index
 from salf_client.edits import Edit, Removal
-from salf_client.errors import ClientError, DeadlineExceededError
+from salf_client.errors import ClientError, DeadlineExceededError, InvalidEditError
 from salf_client.explaining import explain_question
 from salf_client.explanation import Explanation
 from salf_client.findings import ConceptMaps, EndpointHealth, Health, RegionFinding, Rule, WhatIf
@@ -143,7 +143,7 @@ def what_if(
     Raises:
         UnknownConceptError: a concept is none of the model's.
         UnknownClassError: `target` is no class of the model.
-        InvalidEditError: too many edits.
+        InvalidEditError: too many edits, or something else than edits.
         InvalidRegionError: an edit's place marks nothing that the model saw.
         CompanionNotFoundError: the server does not have NAME_what_if, or NAME_all_scores for a removal.
         InvalidPictureError: the picture cannot be read.
@@ -152,6 +152,9 @@ def what_if(
     def work(ask: Ask) -> Steps[WhatIf]:
         source = yield from _opened(image, ask)
         listed = [edits] if isinstance(edits, Edit | Removal) else list(edits)
+        for one in listed:
+            if not isinstance(one, Edit | Removal):
+                raise InvalidEditError(f"an edit is an Edit or a Removal, but this one is a {type(one).__name__}")
         resolved = [edit for edit in listed if isinstance(edit, Edit)]
         removals = [edit for edit in listed if isinstance(edit, Removal)]
         if removals:

@@ -13,7 +13,7 @@ from salf_client.pictures import Picture
 from salf_client.retrying import Retry
 from salf_client.session import Session
 from salf_client.steps import awaiting, blocking
-from salf_client.streaming import DEFAULT_IN_FLIGHT, Outcome, check_in_flight, stream, stream_async
+from salf_client.streaming import DEFAULT_IN_FLIGHT, Outcome, check_stream, stream, stream_async
 from salf_client.transport import AnyTransport, AsyncTransport, Transport
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Client:
             ordered: whether outcomes come in the order of the pictures, or as they finish.
             timeout_s: seconds for each picture.
         """
-        check_in_flight(in_flight)
+        check_stream(images, in_flight)
         explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
         return stream(explain, images, in_flight=in_flight, ordered=ordered)
 
@@ -169,7 +169,7 @@ class AsyncClient:
             ordered: whether outcomes come in the order of the pictures, or as they finish.
             timeout_s: seconds for each picture.
         """
-        check_in_flight(in_flight)
+        check_stream(images, in_flight)
         explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
         return stream_async(explain, images, in_flight=in_flight, ordered=ordered)
 

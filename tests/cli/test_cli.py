@@ -94,6 +94,13 @@ def test_a_server_that_is_down_is_one_line_on_stderr(salf, picture, command):
     assert "salf serve" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["explain x.jpg", "models", "probe x.json", "score x --out y", "top"])
+def test_no_command_waits_for_ever(salf, command):
+    result = salf(*command.split(), "--timeout", "inf")
+    assert result.exit_code == 2
+    assert "86400" in result.stderr
+
+
 def test_wrong_use_ends_with_status_2(salf, picture):
     for arguments in (("serve",), ("explain", picture, "--top", "many"), ("export", "runs"), ("nonsense",)):
         assert salf(*arguments).exit_code == 2

@@ -7,6 +7,7 @@ import json
 import pydoc
 import time
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,10 +187,35 @@ def test_wrong_questions_are_refused_by_name(client):
         client.what_if(PICTURE, Edit("beek", 1.0))
     with pytest.raises(InvalidEditError, match="8 edits"):
         client.what_if(PICTURE, [Edit("fur", 1.0)] * 9)
-    with pytest.raises(InvalidEditError, match="finite"):
-        Edit("fur", float("nan"))
+    for wrong in ("fur", [("fur", 1.0)], ["fur"]):
+        with pytest.raises(InvalidEditError, match=r"an Edit or a Removal, but .* a (str|tuple)"):
+            client.what_if(PICTURE, wrong)
+    for wrong in (float("nan"), float("inf"), "5", True, None):
+        with pytest.raises(InvalidEditError, match="finite"):
+            Edit("fur", wrong)
+    with pytest.raises(InvalidEditError, match="where of an edit is a Place"):
+        Edit("fur", 1.0, (0, 0, 5, 5))
+    assert Edit("fur", np.float32(2)).strength == 2
     with pytest.raises(UnknownClassError):
         client.rules("cow")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "one", ["boat.jpg", Path("boat.jpg"), jpeg(), PICTURE, PICTURE[..., 0], Image.new("L", (8, 8))]
+)
+def test_one_picture_is_not_taken_for_many(kind, one):
+    """A path would be taken for pictures named as its letters are, an array for its rows."""
+    with pytest.raises(InvalidPictureError, match="this is one"):
+        kind("127.0.0.1:9").explain_many(one)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_call_has_a_limit(client, timeout_s):
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        client.explain(PICTURE, timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        Client(timeout_s=timeout_s)
 
 
 def test_encoded_bytes_travel_untouched_where_the_server_takes_them(server, monkeypatch):
@@ -271,6 +297,20 @@ def test_pictures_are_read_from_stores_by_their_url(client):
     assert client.explain("memory://pictures/one.jpg") == client.explain(jpeg())
     with pytest.raises(InvalidPictureError, match=r"pictures/two\.jpg cannot be read"):
         client.explain("memory://pictures/two.jpg")
+    with pytest.raises(InvalidPictureError, match=r"127\.0\.0\.1:9/a\.jpg cannot be read \(Cannot connect to host"):
+        client.explain("http://127.0.0.1:9/a.jpg")
+    with pytest.raises(InvalidPictureError, match=r"stores are s3://"):
+        client.explain("foo://pictures/a.jpg")
+
+
+def test_missing_credentials_of_a_store_name_the_variables(client, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InvalidPictureError, match=r"Unable to locate credentials.*AWS_ACCESS_KEY_ID"):
+        client.explain("s3://photos/a.jpg")
 
 
 def test_the_fixture_is_a_server_with_a_contract(salf_server):
