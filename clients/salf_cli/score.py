@@ -103,8 +103,7 @@ def score(
 
     Kill it when you like: the same command goes on where it stopped. A bad picture becomes a row with an error.
 
-    Ends with 1 where trying again may help (no server, no store, no pictures yet), 3 where it does not: another model,
-    another target, a table without the column.
+    Ends with 1 where trying again may help (no server, no store), 3 where it does not (another model, no such column).
 
     Example: salf score photos/ --out scored/
     """

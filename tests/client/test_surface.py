@@ -20,6 +20,7 @@ from salf_client import (
     DeadlineExceededError,
     Edit,
     Explanation,
+    InvalidConnectionError,
     InvalidEditError,
     InvalidPictureError,
     InvalidRegionError,
@@ -287,6 +288,34 @@ def test_a_comparison_accounts_for_the_whole_difference(client):
     other = client.explain(PICTURE[:, :40], target="bird")
     with pytest.raises(NotComparableError):
         cat.compare(other)
+
+
+def test_a_comparison_says_what_changed_since_the_last_version():
+    """By the names of concepts, which may stand elsewhere in another version, or be new."""
+    first = MockModel(["cat", "dog"], ["tail", "fur", "leash"], version=1)
+    second = MockModel(["dog", "cat"], ["fur", "wing", "tail"], version=2, seed=1)
+    with mock_server(first) as server, Client(server.address) as client:
+        before = client.explain(PICTURE, target="cat")
+        server.model = second
+        after = client.explain(PICTURE, target="cat")
+    assert (before.version, after.version) == (1, 2)
+    comparison = before.compare(Explanation.from_json(after.to_json(maps=False)))
+    assert comparison.title == "cat (mock version 1) -> cat (mock version 2)"
+    total = sum(one.change for one in comparison.changes) + comparison.rest_change + comparison.bias_change
+    assert comparison.logit_change == pytest.approx(total, abs=1e-4) == pytest.approx(after.logit - before.logit)
+    shown = {one.name: (one.before, one.after) for one in comparison.changes}
+    for explanation, place in ((before, 0), (after, 1)):
+        told = {concept.name: concept.contribution for concept in explanation.concepts}
+        assert {name: values[place] for name, values in shown.items() if values[place] is not None} == told
+    assert "hidden" in str(comparison)
+
+
+def test_an_asynchronous_client_in_another_loop_says_so(server):
+    client = AsyncClient(server.address)
+    assert asyncio.run(client.explain(PICTURE)).label
+    with pytest.raises(InvalidConnectionError, match="another event loop"):
+        asyncio.run(client.explain(PICTURE))
+    asyncio.run(client.close())
 
 
 def test_pictures_are_read_from_stores_by_their_url(client):
