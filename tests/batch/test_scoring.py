@@ -24,9 +24,11 @@ from salf_batch import (
     ModelChangedError,
     ServerGoneError,
     Settings,
+    StoreUnavailableError,
     TargetInUseError,
     TargetMismatchError,
     TargetWriteError,
+    reporting,
     score,
     write_report,
 )
@@ -252,6 +254,23 @@ def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(fol
     assert "broken.jpg" in text
     assert "truncated" in text
     assert all(word not in text for word in ("<script", "<link", 'src="http'))
+
+
+def test_a_report_waits_once_for_a_store_that_does_not_answer(folder, tmp_path, settings, monkeypatch):
+    score(str(folder), str(tmp_path / "scored"), settings)
+    asked, told = [], []
+
+    def gone(uri, **_options):
+        asked.append(uri)
+        raise StoreUnavailableError("it does not answer")
+
+    monkeypatch.setattr(reporting, "load_uri", gone)
+    page = tmp_path / "report.html"
+    write_report(str(tmp_path / "scored"), page, shown=6, report=told.append)
+    assert len(asked) == 1
+    assert page.read_text().count("store does not answer") == 3 * 6
+    assert told[0] == "reading rows"
+    assert told[-1] == "reading pictures (6 of 6)"
 
 
 def environment():
