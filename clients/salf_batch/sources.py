@@ -181,7 +181,13 @@ def _is_glob(name: str, place: Place) -> bool:
 def _pictures_below(folder: Place) -> Iterator[Place]:
     if folder.is_local:
         # fsspec would hold a record of every file at once.
-        for path, folders, names in os.walk(folder.path, onerror=_cannot_list):
+        seen: set[tuple[int, int]] = set()
+        for path, folders, names in os.walk(folder.path, onerror=_cannot_list, followlinks=True):
+            about = Path(path).stat()
+            if (about.st_dev, about.st_ino) in seen:  # links that lead to it twice, or in a circle
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
             folders.sort()
             yield from (folder.at(f"{path}/{name}") for name in sorted(names) if _is_picture(name))
     else:

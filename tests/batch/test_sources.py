@@ -34,6 +34,18 @@ def test_a_folder_lists_its_pictures_sorted_and_nothing_else(folder):
     assert loaded(source)[0][1] == (folder / "airfield.jpg").read_bytes()
 
 
+def test_linked_folders_belong_to_a_folder_and_a_circle_of_links_ends(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.jpg").write_bytes(jpeg(1))
+    (folder / "b" / "more").symlink_to(elsewhere)
+    before = [one.uri for one in open_source(str(folder)).again()]
+    assert f"{folder}/b/more/linked.jpg" in before
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "b" / "broken").symlink_to(tmp_path / "nowhere")
+    assert [one.uri for one in open_source(str(folder)).again()] == before
+
+
 def test_the_fingerprint_tells_sources_apart(folder):
     first = open_source(str(folder))
     assert open_source(str(folder)).fingerprint == first.fingerprint
