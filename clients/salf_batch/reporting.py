@@ -16,8 +16,8 @@ from salf_batch.errors import (
 )
 from salf_batch.sources import load_uri
 from salf_batch.statistics import Notable, Overview, overview, wording
-from salf_batch.stores import place_of, scheme_of
-from salf_batch.targets import parts, read_manifest
+from salf_batch.stores import scheme_of
+from salf_batch.targets import parts, read_manifest, target_of
 from salf_contract import PictureError, decode_picture, to_rgb
 
 _TEMPLATE = "report.html.j2"
@@ -47,7 +47,7 @@ def write_report(
         import jinja2
     except ImportError as error:
         raise MissingExtraError("reports need jinja2; install it with: pip install 'salf[batch]'") from error
-    place = place_of(target.rstrip("/") or target)
+    place = target_of(target)
     manifest = read_manifest(place)
     report("reading rows")
     found = parts(place, manifest)

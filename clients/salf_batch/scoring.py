@@ -13,11 +13,9 @@ from salf_batch.rows import Row, as_text
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
-from salf_batch.stores import Place, place_of
-from salf_batch.targets import Manifest, begun, claim, locked, parts
-from salf_client import ModelInfo, ServerFailedError, VersionNotServedError
-
-_DEFAULT_TOP = 5
+from salf_batch.stores import Place
+from salf_batch.targets import Manifest, begun, claim, locked, parts, target_of
+from salf_client import DEFAULT_TOP, ModelInfo, ServerFailedError, TopOutOfRangeError, VersionNotServedError
 
 
 def score(
@@ -48,7 +46,7 @@ def score(
         raise MissingExtraError("scoring needs pyarrow; install it with: pip install 'salf[batch]'") from error
     settings = settings or Settings()
     started_s = time.monotonic()
-    place = place_of(target.rstrip("/") or target)
+    place = target_of(target)
     listed = open_source(source, column=settings.column, report=lambda count: report(Progress("listing", count)))
     with locked(place):
         report(Progress("waiting for the model", listed.count))
@@ -120,6 +118,11 @@ def _wanted_version(target: Place, settings: Settings) -> int | None:
 
 
 def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
+    if not 1 <= (settings.top or 1) <= model.top:
+        raise TopOutOfRangeError(
+            f"top={settings.top}, but answers of model '{model.name}' hold 1 to {model.top} concepts; ask for one of "
+            f"those, or export the model with more slots"
+        )
     return Manifest(
         source=as_text(source.name),
         source_fingerprint=source.fingerprint,
@@ -129,7 +132,7 @@ def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
         version=model.version,
         contract_id=model.contract_id,
         shard_size=settings.shard_size,
-        top=settings.top or min(_DEFAULT_TOP, model.top),
+        top=settings.top or min(DEFAULT_TOP, model.top),
         maps=settings.maps,
     )
 

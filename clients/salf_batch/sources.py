@@ -78,6 +78,8 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
         MissingExtraError: the store's package is not installed.
         StoreUnavailableError: its store does not answer.
     """
+    if not name.strip():
+        raise InvalidSourceError(f"the source has no name; {_EXPECTED}")
     retries = RetryCount()
     kind, each = _kind(name, column)
 

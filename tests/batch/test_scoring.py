@@ -34,7 +34,14 @@ from salf_batch import (
 )
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
-from salf_client import AsyncClient, Client, DeadlineExceededError, ServerFailedError, ServerOverloadedError
+from salf_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    ServerFailedError,
+    ServerOverloadedError,
+    TopOutOfRangeError,
+)
 from salf_client.testing import MockModel, mock_server
 from salf_serving import free_port, launch
 
@@ -136,6 +143,36 @@ def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
         score(str(folder), str(target), settings)
     with pytest.raises(InvalidSourceError):
         score(str(tmp_path / "nowhere"), str(tmp_path / "other"), settings)
+
+
+def test_a_run_that_cannot_begin_leaves_the_target_to_the_next(folder, tmp_path):
+    target = tmp_path / "scored"
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        settings = Settings(url=server.address, shard_size=3)
+        with pytest.raises(TopOutOfRangeError, match="top=99, but answers of model 'mock' hold 1 to 2"):
+            score(str(folder), str(target), replace(settings, top=99))
+        assert not (target / "_salf.json").exists()
+
+        def stop(progress):
+            if progress.stage == "scoring":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            score(str(folder), str(target), settings, report=stop)
+        assert (target / "_salf.json").exists()
+        assert score(str(folder), str(target), replace(settings, top=1, shard_size=2)).scored == 7
+        with pytest.raises(TargetMismatchError, match="shard_size"):
+            score(str(folder), str(target), settings)
+
+
+def test_a_name_that_is_empty_is_no_folder(folder, tmp_path, monkeypatch):
+    """Of a shell's variable that is not set; the working folder is meant by '.'."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(InvalidSourceError, match="no name"):
+        score("", str(tmp_path / "scored"))
+    for ask in (lambda: score(".", " "), lambda: write_report("", tmp_path / "report.html")):
+        with pytest.raises(InvalidTargetError, match="no name"):
+            ask()
 
 
 def test_the_pictures_of_another_column_are_another_source(tmp_path):
