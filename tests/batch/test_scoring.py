@@ -1,6 +1,5 @@
 """Scoring with the real server: rows, resuming after kills, refusals."""
 
-import errno
 import json
 import os
 import random
@@ -21,38 +20,21 @@ from typer.testing import CliRunner
 from salf_batch import (
     InvalidSourceError,
     InvalidTargetError,
-    ModelChangedError,
-    ServerGoneError,
     Settings,
-    StoreUnavailableError,
     TargetInUseError,
     TargetMismatchError,
-    TargetWriteError,
-    reporting,
     score,
     write_report,
 )
 from salf_batch.stores import place_of
 from salf_batch.targets import locked
-from salf_client import (
-    AsyncClient,
-    Client,
-    DeadlineExceededError,
-    ServerFailedError,
-    ServerOverloadedError,
-    TopOutOfRangeError,
-)
-from salf_client.testing import MockModel, mock_server
+from salf_client import Client, TopOutOfRangeError
+from salf_client.testing import mock_server
 from salf_serving import free_port, launch
 
 ROOT = Path(__file__).parents[2]
 #: The issue's size is SALF_KILL_TEST=5000,20,3: pictures, kills of the run, kills of the server.
 PICTURES, KILLS, SERVER_KILLS = map(int, os.environ.get("SALF_KILL_TEST", "600,6,1").split(","))
-
-
-@pytest.fixture
-def settings(triton_server):
-    return Settings(url=triton_server.grpc_address, shard_size=3, in_flight=4, read_ahead=8)
 
 
 def test_every_input_gives_one_row_and_agrees_with_the_client(folder, tmp_path, settings, triton_server):
@@ -262,54 +244,6 @@ def test_ctrl_c_ends_in_one_sentence_that_says_how_to_go_on(folder, tmp_path):
     assert 20 <= len(rows_of(target)) < 400
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(folder, tmp_path, settings, monkeypatch):
-    score(str(folder / "farm.jpg"), str(tmp_path / "scored"), settings)
-    page = tmp_path / "report.html"
-    page.write_text("the old one")
-
-    def full(self, *_args, **_options):
-        self.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(TargetWriteError, match=r"report\.html cannot be written \(No space left"):
-        write_report(str(tmp_path / "scored"), page)
-    assert page.read_text() == "the old one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "report.html", "scored"]
-
-
-def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(folder, tmp_path, settings):
-    score(str(folder), str(tmp_path / "scored"), settings)
-    (folder / "farm.jpg").unlink()
-    page = tmp_path / "report.html"
-    seen = write_report(str(tmp_path / "scored"), page, shown=6)
-    text = page.read_text()
-    assert seen.rows == 7
-    assert {"farm", "harbour", "camp"} <= seen.classes.keys()
-    assert "not there any more" in text
-    assert text.count("data:image/jpeg;base64,") == 3 * 5
-    assert "broken.jpg" in text
-    assert "truncated" in text
-    assert all(word not in text for word in ("<script", "<link", 'src="http'))
-
-
-def test_a_report_waits_once_for_a_store_that_does_not_answer(folder, tmp_path, settings, monkeypatch):
-    score(str(folder), str(tmp_path / "scored"), settings)
-    asked, told = [], []
-
-    def gone(uri, **_options):
-        asked.append(uri)
-        raise StoreUnavailableError("it does not answer")
-
-    monkeypatch.setattr(reporting, "load_uri", gone)
-    page = tmp_path / "report.html"
-    write_report(str(tmp_path / "scored"), page, shown=6, report=told.append)
-    assert len(asked) == 1
-    assert page.read_text().count("store does not answer") == 3 * 6
-    assert told[0] == "reading rows"
-    assert told[-1] == "reading pictures (6 of 6)"
-
-
 def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -381,92 +315,3 @@ def test_killed_runs_and_servers_lose_and_double_no_row(folder, tmp_path, runtim
 def wait_for_parts(target, count, run):
     while len(list(target.glob("part-*"))) < count and run.poll() is None:
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize("input_size", [(32, 32), (24, 40)])
-def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_path, input_size):
-    source, target = manifest_of(folder, 400), tmp_path / "scored"
-    names = {"classes": ["a", "b"], "concepts": ["c", "d", "e"]}
-    with mock_server(MockModel(**names, version=1)) as server:
-
-        def publish_another(progress):
-            if progress.stage == "scoring" and progress.done >= 30:
-                server.model = MockModel(**names, version=2, input_size=input_size)
-
-        settings = Settings(url=server.address, shard_size=10)
-        with pytest.raises(ModelChangedError, match=r"another model than.*what is done stays"):
-            score(str(source), str(target), settings, report=publish_another)
-        rows = rows_of(target)
-        assert 30 <= len(rows) < 400
-        assert {row["version"] for row in rows} == {1, None}
-        with pytest.raises(TargetMismatchError, match="version 1"):
-            score(str(source), str(target), settings)
-        server.model = MockModel(**names, version=1)
-        assert score(str(source), str(target), settings).already_done == len(rows)
-    assert len(rows_of(target)) == 400
-
-
-def test_a_picture_at_which_the_server_fails_becomes_a_row(folder, tmp_path):
-    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
-        server.fail("INTERNAL", "the graph failed", times=20)
-        settings = Settings(url=server.address, in_flight=1, read_ahead=1)
-        summary = score(str(folder / "farm.jpg"), str(tmp_path / "scored"), settings)
-    assert summary.errors == 1
-    (row,) = rows_of(tmp_path / "scored")
-    assert "the graph failed" in row["error"]
-
-
-def test_a_server_that_is_busy_is_asked_again_until_it_answers(folder, tmp_path):
-    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
-        server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=40)
-        summary = score(str(folder), str(tmp_path / "scored"), Settings(url=server.address))
-    assert (summary.scored, summary.errors) == (7, 1)
-    assert summary.requests_repeated > 0
-
-
-def test_time_in_which_nothing_was_asked_is_no_time_without_an_answer(folder, tmp_path):
-    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
-
-        def slow_store(progress):
-            if progress.stage == "scoring" and progress.done == 1:
-                time.sleep(0.6)
-                server.fail("UNAVAILABLE", "Exceeds maximum queue size", times=4)
-
-        settings = Settings(url=server.address, in_flight=1, read_ahead=1, patience_s=0.4)
-        summary = score(str(folder), str(tmp_path / "scored"), settings, report=slow_store)
-    assert summary.scored == 7
-    assert summary.requests_repeated > 0
-
-
-@pytest.mark.parametrize("kind", [ServerOverloadedError, DeadlineExceededError, ServerFailedError])
-def test_a_server_that_is_busy_or_hangs_at_the_start_is_waited_for(folder, tmp_path, monkeypatch, kind):
-    model, asked = AsyncClient.model, []
-
-    async def busy_at_first(client):
-        asked.append(client)
-        if len(asked) == 1:
-            raise kind("not now")
-        return await model(client)
-
-    monkeypatch.setattr(AsyncClient, "model", busy_at_first)
-    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
-        assert score(str(folder), str(tmp_path / "scored"), Settings(url=server.address)).scored == 7
-    assert len(asked) == 2
-
-
-def test_what_fails_again_and_again_at_the_start_is_no_server_that_is_away(folder, tmp_path, monkeypatch):
-    asked = []
-
-    async def failing(client):
-        asked.append(client)
-        raise ServerFailedError("what listens there is no Triton server")
-
-    monkeypatch.setattr(AsyncClient, "model", failing)
-    with pytest.raises(ServerFailedError, match="no Triton server"):
-        score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9"))
-    assert len(asked) == 5
-
-
-def test_patience_ends(folder, tmp_path):
-    with pytest.raises(ServerGoneError, match="no server after 0 s"):
-        score(str(folder), str(tmp_path / "scored"), Settings(url="127.0.0.1:9", patience_s=0))
