@@ -15,7 +15,8 @@ from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
 from salf_batch.stores import Place
 from salf_batch.targets import Manifest, begun, claim, locked, parts, target_of
-from salf_client import DEFAULT_TOP, ModelInfo, ServerFailedError, TopOutOfRangeError, VersionNotServedError
+from salf_client import ModelInfo, ServerFailedError, VersionNotServedError
+from salf_client.choosing import checked_top
 
 
 def score(
@@ -118,11 +119,6 @@ def _wanted_version(target: Place, settings: Settings) -> int | None:
 
 
 def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
-    if not 1 <= (settings.top or 1) <= model.top:
-        raise TopOutOfRangeError(
-            f"top={settings.top}, but answers of model '{model.name}' hold 1 to {model.top} concepts; ask for one of "
-            f"those, or export the model with more slots"
-        )
     return Manifest(
         source=as_text(source.name),
         source_fingerprint=source.fingerprint,
@@ -132,7 +128,7 @@ def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
         version=model.version,
         contract_id=model.contract_id,
         shard_size=settings.shard_size,
-        top=settings.top or min(DEFAULT_TOP, model.top),
+        top=checked_top(settings.top, model),
         maps=settings.maps,
     )
 
