@@ -32,8 +32,8 @@ from salf_contract import PictureError, Preparation, Prepared, decode_picture, p
 #: What passes when the server comes back, or has less to do.
 AWAY = (ServerUnavailableError, ServerNotReadyError, ServerOverloadedError, DeadlineExceededError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-#: A picture at which a server that is up fails so often is the reason itself.
-_FAILURES_OF_ONE_PICTURE = 5
+#: A question at which a server that is up fails so often is the reason itself.
+MOST_FAILURES = 5
 _LISTED_AT_ONCE = 64
 #: A picture that comes different each time it is read is read so often at most.
 _READINGS = 5
@@ -163,7 +163,7 @@ class Asking:
                 ) from error
             except (*AWAY, ServerFailedError) as error:
                 failures += isinstance(error, ServerFailedError)
-                if failures >= _FAILURES_OF_ONE_PICTURE and await self._is_up():
+                if failures >= MOST_FAILURES and await self._is_up():
                     self.away_since_s = None
                     raise
                 now_s = time.monotonic()

@@ -1,7 +1,8 @@
 """Errors of batch scoring: one kind of failure is one class.
 
 BatchError
-├── InvalidSourceError       the source is nothing that can be scored, or it holds no pictures
+├── InvalidSourceError       the source is nothing that can be scored
+│   └── SourceNotThereError  the source does not exist, or holds no pictures; they may still come
 ├── UnreadableInputError     one input cannot be read, and never will: becomes a row with an error
 ├── StoreUnavailableError    a store does not answer, or not to us; run again when it does
 ├── MissingExtraError        a package is not installed that only this source or target needs
@@ -31,7 +32,15 @@ class BatchError(Exception):
 
 
 class InvalidSourceError(BatchError):
-    """The source is nothing that can be scored, or it holds no pictures."""
+    """The source is nothing that can be scored."""
+
+    is_lasting = True
+
+
+class SourceNotThereError(InvalidSourceError):
+    """The source does not exist, or holds no pictures; they may still come."""
+
+    is_lasting = False
 
 
 class UnreadableInputError(BatchError):

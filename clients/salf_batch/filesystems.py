@@ -4,21 +4,13 @@ Repetitions are counted, and a store's own ones would multiply with ours: they a
 switch where it has one. What cannot be switched off: Azure's library asks up to twice more for a body that was cut.
 """
 
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 #: To connect, and between two bytes of an answer, in seconds. A large picture over a slow line may take longer.
 CONNECT_S, SILENCE_S = 10, 30
-_SEEN_VARIABLES = "no variable: addresses must be open"
-#: Scheme -> where its credentials are looked for.
-VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE (FSSPEC_S3_ANON=true for public buckets)",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS (FSSPEC_GS_TOKEN=anon for public buckets)",
-    "az": "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-    "http": _SEEN_VARIABLES,
-    "https": _SEEN_VARIABLES,
-}
 
 
 def file_system(scheme: str) -> Any:
@@ -28,10 +20,19 @@ def file_system(scheme: str) -> Any:
         ImportError: a package is missing.
         Exception: no such scheme, or credentials that a store checks when it is opened.
     """
+    opened = _OPENED.get(scheme)
+    return opened() if opened else _of_fsspec(scheme or "file")
+
+
+def _of_fsspec(scheme: str) -> Any:
     import fsspec
 
-    opened = _OPENED.get(scheme)
-    return opened() if opened else fsspec.filesystem(scheme or "file")
+    kind = fsspec.get_filesystem_class(scheme)
+    arguments = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    missing = [one.name for one in arguments if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if missing:  # asked here: fsspec's FTP prints a trace where it is made without
+        raise ValueError(f"it needs more than an address: {', '.join(missing)}")
+    return fsspec.filesystem(scheme)
 
 
 def _s3() -> Any:

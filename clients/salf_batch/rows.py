@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 Row: TypeAlias = dict[str, Any]
 
 
+def as_text(name: str) -> str:
+    r"""A name as rows and documents can hold it: bytes that are no UTF-8, which a file's name may have, become \xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def answered_row(index: int, uri: str, explanation: Explanation, *, maps: bool) -> Row:
     """The row of a picture that was explained.
 
@@ -26,7 +31,7 @@ def answered_row(index: int, uri: str, explanation: Explanation, *, maps: bool) 
     concepts = explanation.concepts
     row: Row = {
         "index": index,
-        "uri": uri,
+        "uri": as_text(uri),
         "label": explanation.label,
         "probability": explanation.predicted_probability,
         "concepts": [concept.name for concept in concepts],
@@ -49,7 +54,7 @@ def answered_row(index: int, uri: str, explanation: Explanation, *, maps: bool) 
 
 def failed_row(index: int, uri: str, error: Exception) -> Row:
     """The row of an input that could not be read or explained."""
-    return {"index": index, "uri": uri, "error": " ".join(str(error).split())}
+    return {"index": index, "uri": as_text(uri), "error": as_text(" ".join(str(error).split()))}
 
 
 def schema(*, maps: bool) -> "pa.Schema":

@@ -4,20 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from salf_batch.answering import AWAY
+from salf_batch.answering import AWAY, MOST_FAILURES
 from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
 from salf_batch.plans import Plan, asking_of, client_of, write_rows
 from salf_batch.progress import Progress, Summary, Tally
-from salf_batch.rows import Row
+from salf_batch.rows import Row, as_text
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
-from salf_batch.stores import Place, place_of
-from salf_batch.targets import Manifest, begun, claim, locked, parts
-from salf_client import ModelInfo, VersionNotServedError
-
-_DEFAULT_TOP = 5
+from salf_batch.stores import Place
+from salf_batch.targets import Manifest, begun, claim, locked, parts, target_of
+from salf_client import ModelInfo, ServerFailedError, VersionNotServedError
+from salf_client.choosing import checked_top
 
 
 def score(
@@ -48,7 +47,7 @@ def score(
         raise MissingExtraError("scoring needs pyarrow; install it with: pip install 'salf[batch]'") from error
     settings = settings or Settings()
     started_s = time.monotonic()
-    place = place_of(target.rstrip("/") or target)
+    place = target_of(target)
     listed = open_source(source, column=settings.column, report=lambda count: report(Progress("listing", count)))
     with locked(place):
         report(Progress("waiting for the model", listed.count))
@@ -121,7 +120,7 @@ def _wanted_version(target: Place, settings: Settings) -> int | None:
 
 def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
     return Manifest(
-        source=source.name,
+        source=as_text(source.name),
         source_fingerprint=source.fingerprint,
         inputs=source.count,
         column=settings.column,
@@ -129,14 +128,14 @@ def _manifest(source: Source, model: ModelInfo, settings: Settings) -> Manifest:
         version=model.version,
         contract_id=model.contract_id,
         shard_size=settings.shard_size,
-        top=settings.top or min(_DEFAULT_TOP, model.top),
+        top=checked_top(settings.top, model),
         maps=settings.maps,
     )
 
 
 async def _model(settings: Settings, version: int | None) -> ModelInfo:
     """The model that answers; waits for a server that is away."""
-    give_up_s = time.monotonic() + settings.patience_s
+    give_up_s, failures = time.monotonic() + settings.patience_s, 0
     async with client_of(settings, version=version) as client:
         while True:
             try:
@@ -145,7 +144,10 @@ async def _model(settings: Settings, version: int | None) -> ModelInfo:
                 raise ModelChangedError(
                     f"{error}; what is done stays: let the server load that version again, or score into a new folder"
                 ) from error
-            except AWAY as error:
+            except (*AWAY, ServerFailedError) as error:
+                failures += isinstance(error, ServerFailedError)
+                if failures >= MOST_FAILURES:  # it is there, and will not get better
+                    raise
                 if time.monotonic() > give_up_s:
                     raise ServerGoneError(f"no server after {settings.patience_s:.0f} s: {error}") from error
                 await asyncio.sleep(0.5)

@@ -6,17 +6,24 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from salf_batch.archives import tar_inputs
-from salf_batch.errors import InvalidSourceError, UnreadableInputError
+from salf_batch.errors import InvalidSourceError, SourceNotThereError, UnreadableInputError
 from salf_batch.lists import csv_inputs, json_lines_inputs, text_inputs
 from salf_batch.spool import Spool
-from salf_batch.stores import Place, RetryCount, place_of
+from salf_batch.stores import WEB, Place, RetryCount, place_of, scheme_of
 from salf_batch.tables import parquet_inputs
 
 #: Endings of files that are taken for pictures in folders and archives.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+#: Endings of what holds pictures, and is taken by mistake for one.
+_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".zst", ".bz2", ".xz")
+_NO_SOURCE = (".tsv", ".json", ".arrow", ".feather", ".xlsx")
+_EXPECTED = (
+    f"expected a folder or glob of {', '.join(PICTURE_SUFFIXES)}, or a .tar, .parquet, .csv, .jsonl or .txt file"
+)
 _GLOB = re.compile(r"[*?\[]")
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -66,10 +73,13 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
         report: hears how many inputs were found so far, every thousand.
 
     Raises:
-        InvalidSourceError: it does not exist, cannot be understood, or holds nothing.
+        SourceNotThereError: it does not exist, or holds nothing.
+        InvalidSourceError: it cannot be understood.
         MissingExtraError: the store's package is not installed.
         StoreUnavailableError: its store does not answer.
     """
+    if not name.strip():
+        raise InvalidSourceError(f"the source has no name; {_EXPECTED}")
     retries = RetryCount()
     kind, each = _kind(name, column)
 
@@ -87,12 +97,9 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
             if count % 1000 == 0:
                 report(count)
     except UnreadableInputError as error:
-        raise InvalidSourceError(f"the source {name} cannot be listed: {error}") from error
+        raise SourceNotThereError(f"the source {name} cannot be listed: {error}") from error
     if count == 0:
-        raise InvalidSourceError(
-            f"the source {name} holds no pictures; expected a folder or glob of {', '.join(PICTURE_SUFFIXES)}, "
-            f"or a .tar, .parquet, .csv, .jsonl or .txt file"
-        )
+        raise SourceNotThereError(f"the source {name} holds no pictures; {_EXPECTED}")
     return Source(name, kind, count, digest.hexdigest(), spool.again, retries)
 
 
@@ -109,10 +116,11 @@ def load_uri(uri: str, *, column: str | None = None, retries: RetryCount | None 
         StoreUnavailableError: its store does not answer.
     """
     container, mark, _ = uri.partition("#")
-    if not mark or not container.endswith((".tar", ".parquet")):
+    ending = _ending(container)
+    if not mark or not ending.endswith((".tar", ".parquet")):
         return place_of(uri, retries).read()
     place = place_of(container, retries)
-    is_tar = container.endswith(".tar")
+    is_tar = ending.endswith(".tar")
     inputs = tar_inputs(place, suffixes=PICTURE_SUFFIXES) if is_tar else parquet_inputs(place, column=column)
     for found, load in inputs:
         if found == uri:
@@ -120,12 +128,19 @@ def load_uri(uri: str, *, column: str | None = None, retries: RetryCount | None 
     raise UnreadableInputError(f"there is no {uri} any more")
 
 
+def _ending(name: str) -> str:
+    """The end of a name that tells what it is, in lower case; a web address says so before its query."""
+    return (name.partition("?")[0] if scheme_of(name) in WEB else name).lower()
+
+
 def _kind(name: str, column: str | None) -> tuple[str, Callable[[Place], Inputs]]:
-    lower = name.lower()
-    if lower.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
+    lower = _ending(name)
+    if lower.endswith(_PACKED):
         raise InvalidSourceError(
-            f"{name} is a compressed archive, which cannot be read from the middle; unpack to .tar"
+            f"{name} is a compressed archive, which cannot be read from the middle; unpack it, to .tar or a folder"
         )
+    if lower.endswith(_NO_SOURCE):
+        raise InvalidSourceError(f"{name} is no source; {_EXPECTED}")
     if lower.endswith(".tar"):
         return "tar", partial(tar_inputs, suffixes=PICTURE_SUFFIXES)
     if lower.endswith(".parquet"):
@@ -147,10 +162,10 @@ def _files(name: str, retries: RetryCount, *, is_folder_of_pictures: bool) -> It
     """The files that a name stands for, sorted."""
     for one in _expanded(name):
         place = place_of(one, retries)
-        if _GLOB.search(one) and place.scheme not in ("http", "https"):
+        if _is_glob(one, place):
             found = place.asked(partial(place.files.glob, place.path))
             yield from (place.at(path) for path in sorted(found) if not is_folder_of_pictures or _is_picture(path))
-        elif not is_folder_of_pictures or place.scheme in ("http", "https"):
+        elif not is_folder_of_pictures or place.scheme in WEB:
             yield place
         # Not the file system's `isdir`, to which a store in trouble has nothing.
         elif place.asked(partial(place.files.info, place.path))["type"] == "directory":
@@ -159,10 +174,22 @@ def _files(name: str, retries: RetryCount, *, is_folder_of_pictures: bool) -> It
             yield place
 
 
+def _is_glob(name: str, place: Place) -> bool:
+    if not _GLOB.search(name) or place.scheme in WEB:
+        return False
+    return not (place.is_local and Path(place.path).exists())  # a folder may be called "photos [2024]"
+
+
 def _pictures_below(folder: Place) -> Iterator[Place]:
     if folder.is_local:
         # fsspec would hold a record of every file at once.
-        for path, folders, names in os.walk(folder.path, onerror=_cannot_list):
+        seen: set[tuple[int, int]] = set()
+        for path, folders, names in os.walk(folder.path, onerror=_cannot_list, followlinks=True):
+            about = Path(path).stat()
+            if (about.st_dev, about.st_ino) in seen:  # links that lead to it twice, or in a circle
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
             folders.sort()
             yield from (folder.at(f"{path}/{name}") for name in sorted(names) if _is_picture(name))
     else:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar, cast
 
 from salf_batch.errors import BatchError, MissingExtraError, StoreUnavailableError, UnreadableInputError
-from salf_batch.filesystems import VARIABLES, file_system
+from salf_batch.filesystems import file_system
 from salf_batch.ranges import ranges
+from salf_client.credentials import looked_for
 
 T = TypeVar("T")
+#: Schemes whose addresses may end in a query, and where nothing can be listed.
+WEB = frozenset({"http", "https"})
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.2
 #: HTTP statuses that a repetition does not change: this address has no picture.
 _GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
@@ -94,7 +97,8 @@ class Place:
 
     def beside(self, name: str) -> "Place":
         """A place named relative to the folder that holds this one."""
-        return self.at(f"{self.path.rpartition('/')[0]}/{name}")
+        path = self.path.partition("?")[0] if self.scheme in WEB else self.path
+        return self.at(f"{path.rpartition('/')[0]}/{name}")
 
     def read(self, start: int | None = None, stop: int | None = None) -> bytes:
         """Its bytes, or those of [start, stop).
@@ -122,7 +126,7 @@ class Place:
         if self.is_local:
             return cast("BinaryIO", self.asked(lambda: self.files.open(self.path, "rb")))
         about = self.asked(lambda: self.files.info(self.path))
-        if about.get("size") is None or (self.scheme in ("http", "https") and not about.get("partial")):
+        if about.get("size") is None or (self.scheme in WEB and not about.get("partial")):
             return io.BytesIO(self.read())  # a web server that gives whole files only
         return ranges(self.read, about["size"])
 
@@ -143,18 +147,18 @@ class Place:
             except Exception as error:
                 if _is_missing(error):
                     raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
-                if _status(error) in _GONE and self.scheme in ("http", "https"):
+                if _status(error) in _GONE and self.scheme in WEB:
                     raise UnreadableInputError(f"{self.uri} answers {_status(error)}; check the address") from error
                 if self.is_local:
                     raise UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") from error
                 if _is_refusal(error):
                     raise StoreUnavailableError(
-                        f"{self.uri} is refused ({_reason(error)}); {_looked_for(self.scheme)}"
+                        f"{self.uri} is refused ({_reason(error)}); {looked_for(self.scheme)}"
                     ) from error
                 if attempt == _ATTEMPTS:
                     raise StoreUnavailableError(
                         f"{self.uri} does not answer after {_ATTEMPTS} attempts ({_reason(error)}); run again when it "
-                        f"does; {_looked_for(self.scheme)}"
+                        f"does; {looked_for(self.scheme)}"
                     ) from error
                 self.retries.add(self.scheme, str(_status(error) or type(error).__name__))
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only so that readers do not ask in step
@@ -183,7 +187,7 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
             f"{url} needs a package that is missing ({error}); install it with: pip install 'salf[{extra}]'"
         ) from error
     except Exception as error:  # an unknown scheme, or credentials that a store checks when it is opened
-        raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {_looked_for(scheme)}") from error
+        raise StoreUnavailableError(f"{url} cannot be opened ({_reason(error)}); {looked_for(scheme)}") from error
     return Place(scheme, str(path), files, retries or RetryCount())
 
 
@@ -195,10 +199,6 @@ def scheme_of(url: str) -> str:
     """Of a path or URL, such as "s3"; "" for what lies on this machine."""
     scheme, mark, _ = url.partition("://")
     return "" if not mark or scheme in ("file", "local") else scheme
-
-
-def _looked_for(scheme: str) -> str:
-    return f"credentials are looked for in {VARIABLES.get(scheme, 'what fsspec says')}"
 
 
 def _is_missing(error: Exception) -> bool:

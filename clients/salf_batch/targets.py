@@ -30,7 +30,7 @@ from salf_batch.errors import (
     TargetWriteError,
     UnreadableInputError,
 )
-from salf_batch.stores import Place
+from salf_batch.stores import Place, place_of
 from salf_batch.tables import DEFAULT_COLUMN
 from salf_contract import first_problem
 
@@ -73,8 +73,25 @@ class Manifest(BaseModel):
         return min(self.shard_size, self.inputs - shard * self.shard_size)
 
 
+def target_of(name: str) -> Place:
+    """Where a target lies.
+
+    Args:
+        name: a path, or such as s3://bucket/folder.
+
+    Raises:
+        InvalidTargetError: the name is empty.
+        BatchError: as `place_of`.
+    """
+    if not name.strip():
+        raise InvalidTargetError("the target has no name; give the folder of a scored store, or a new one")
+    return place_of(name.rstrip("/") or name)
+
+
 def claim(target: Place, wanted: Manifest) -> None:
     """Make a target hold what is wanted, or find that it does.
+
+    One without a finished part, on this machine, where a lock keeps others out, is begun anew.
 
     Raises:
         TargetMismatchError: it holds rows of something else.
@@ -86,10 +103,10 @@ def claim(target: Place, wanted: Manifest) -> None:
         if name.endswith(_INCOMPLETE):  # what a run was writing when it was killed; this one holds the lock
             target.asked(partial(target.files.rm_file, f"{target.path}/{name}"))
     found = begun(target)
-    if found is not None:
+    if found is not None and (not target.is_local or any(_PART.fullmatch(name) for name in names)):
         _check_same(target, found, wanted)
         return
-    if any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in names):
+    if found is None and any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in names):
         raise InvalidTargetError(f"{target.uri} is not empty, and no scored store; give a new folder with --out")
     path = target.at(f"{target.path}/{MANIFEST}")
     write(path, (wanted.model_dump_json(indent=1) + "\n").encode())

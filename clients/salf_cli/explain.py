@@ -1,5 +1,6 @@
 """`salf explain` and `salf models`: ask a server."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,22 +8,22 @@ import typer
 from rich.console import Console
 
 from salf_cli.connecting import Servers, asks_servers
-from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console
+from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console, waiting
 
 if TYPE_CHECKING:
-    from salf_client import Client
+    from salf_client import Explanation
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 ModelVersion = Annotated[
     int | None, typer.Option(min=1, help="Version that must answer; the newest that is served by default.")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, max=86400, help="Seconds to wait for each answer.")]
 
 
 @one_line_failures(command="explain")
 @asks_servers
 def explain(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, or their addresses.", show_default=False)],
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
     top: Annotated[int | None, typer.Option(help="How many concepts to show; 5 by default.")] = None,
@@ -54,12 +55,14 @@ def explain(
         timeout_s=timeout,
         connection=servers.connection,
     ) as client:
-        for picture in pictures:
+        for number, picture in enumerate(pictures, start=1):
             try:
-                results.append(_explained(client, picture, top=top, target=target, out=out, taken=taken, quiet=json))
+                with waiting(f"asking about picture {number} of {len(pictures)} ..."):
+                    explanation = client.explain(picture, top=top, target=target)
+                results.append(_shown(explanation, picture, out=out, taken=taken, quiet=json))
             except InvalidPictureError as error:
                 report(str(error))
-                results.append({"picture": str(picture), "error": str(error)})
+                results.append({"picture": _as_text(picture), "error": _as_text(str(error))})
                 failures += 1
     if json:
         print_json(results)
@@ -85,7 +88,10 @@ def models(
 
     from salf_client import Client
 
-    with Client(servers.urls, timeout_s=timeout, connection=servers.connection) as client:
+    with (
+        Client(servers.urls, timeout_s=timeout, connection=servers.connection) as client,
+        waiting(f"asking {', '.join(servers.urls)} ..."),
+    ):
         served = client.models()
     if json:
         print_json([{**asdict(model), "preparation": model.preparation.model_dump()} for model in served])
@@ -100,34 +106,35 @@ def models(
         )
 
 
-def _explained(
-    client: "Client",
-    picture: Path,
-    *,
-    top: int | None,
-    target: str | None,
-    out: Path | None,
-    taken: set[Path],
-    quiet: bool,
+def _shown(
+    explanation: "Explanation", picture: str, *, out: Path | None, taken: set[Path], quiet: bool
 ) -> dict[str, Any]:
-    explanation = client.explain(picture, top=top, target=target)
     png = None
     if out is not None:
         png = _png_for(picture, out, taken=taken)
-        explanation.plot(image=picture, path=png)
+        try:
+            explanation.plot(image=picture, path=png)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(png)) from error
     if not quiet:
         from salf_cli.tables import explanation_table
 
         console = Console()
-        console.print(explanation_table(explanation, title=str(picture)))
+        console.print(explanation_table(explanation, title=_as_text(picture)))
         console.print(f"drawn in {png}\n" if png else "", soft_wrap=True, highlight=False, markup=False)
-    return {"picture": str(picture), **explanation.to_dict(), **({"png": str(png)} if png else {})}
+    return {"picture": _as_text(picture), **explanation.to_dict(), **({"png": str(png)} if png else {})}
 
 
-def _png_for(picture: Path, folder: Path, *, taken: set[Path]) -> Path:
+def _as_text(name: str) -> str:
+    """A name as terminals and JSON take it; the system's names may be no UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _png_for(picture: str, folder: Path, *, taken: set[Path]) -> Path:
     """A name for a picture's drawing; pictures of one name from several folders do not overwrite each other."""
     numbers = ("", *(f"-{number}" for number in range(2, len(taken) + 3)))
-    png = next(path for path in (folder / f"{picture.stem}{number}.png" for number in numbers) if path not in taken)
+    stem = Path(picture.partition("?")[0] if "://" in picture else picture).stem
+    png = next(path for path in (folder / f"{stem}{number}.png" for number in numbers) if path not in taken)
     taken.add(png)
     return png
 

@@ -8,12 +8,13 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 P = ParamSpec("P")
@@ -80,8 +81,22 @@ def _reported(command: str, extra: str | None) -> Iterator[None]:
         # A room's own errors say what to do; an OSError names the file. Anything else is a bug and shows its trace.
         if not _is_of_salf(error) and not isinstance(error, OSError):
             raise
-        report(str(error), line_by_line=getattr(error, "line_by_line", False))
+        report(_in_words(error), line_by_line=getattr(error, "line_by_line", False))
         raise typer.Exit(FAILED_FOR_GOOD if getattr(error, "is_lasting", False) else FAILED) from error
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says; of the system's own, which file and why, without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
+@contextmanager
+def waiting(told: str) -> Iterator[None]:
+    """Say on stderr what is waited for, as long as that takes; nothing where nobody watches."""
+    with stderr_console().status(escape(told)):
+        yield
 
 
 def _is_of_salf(error: BaseException) -> bool:
@@ -90,13 +105,19 @@ def _is_of_salf(error: BaseException) -> bool:
 
 
 def write_aside(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that nobody reads half of it."""
+    """Write a file beside its place and rename it, so that nobody reads half of it.
+
+    Raises:
+        OSError: it cannot be written; names its place.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def print_json(value: object) -> None:

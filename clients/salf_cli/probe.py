@@ -8,7 +8,7 @@ import typer
 
 from salf_cli.connecting import Servers, asks_servers
 from salf_cli.explain import Json, ModelVersion
-from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, write_aside
+from salf_cli.failures import UsageFailure, one_line_failures, print_json, report, waiting, write_aside
 
 if TYPE_CHECKING:
     from salf_client import Client
@@ -26,7 +26,9 @@ def probe(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; the server's only one by default.")] = None,
     model_version: ModelVersion = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for each probe, connecting included.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86400, help="Seconds for each probe, connecting included.")
+    ] = 5.0,
     record: Annotated[
         Path | None, typer.Option(help="Ask, and keep the answer in this file as the right one.", show_default=False)
     ] = None,
@@ -41,7 +43,7 @@ def probe(
     *,
     servers: Servers,
 ) -> None:
-    """Ask a server for an explanation whose answer is known, and compare all its values.
+    """Ask a server for an explanation whose answer is known, and compare all its values; each of several --url.
 
     Ends with 0: right, 3: wrong, 4: refused, 5: unreachable, 6: late, 7: another version is served than is known.
 
@@ -75,17 +77,18 @@ def probe(
         ) as client:
             _record(client, picture, record)
         return
-    results = [
-        probe_server(
-            server,
-            known,
-            model=model,
-            model_version=model_version,
-            timeout_s=timeout,
-            connection=servers.connection,
-        )
-        for server in servers.urls
-    ]
+    with waiting(f"asking {', '.join(servers.urls)} ..."):
+        results = [
+            probe_server(
+                server,
+                known,
+                model=model,
+                model_version=model_version,
+                timeout_s=timeout,
+                connection=servers.connection,
+            )
+            for server in servers.urls
+        ]
     if metrics_file is not None:
         write_aside(metrics_file, metrics_text(results))
     if metrics:
@@ -103,6 +106,8 @@ def probe(
 def _record(client: "Client", picture: Path | None, path: Path) -> None:
     from salf_client.probing import record
 
-    write_aside(path, record(client, None if picture is None else picture.read_bytes()))
-    served = client.model()
+    with waiting("asking for the answer to keep ..."):
+        answer = record(client, None if picture is None else picture.read_bytes())
+        served = client.model()
+    write_aside(path, answer)
     typer.echo(f"recorded what {served.name} version {served.version} answers, in {path}")

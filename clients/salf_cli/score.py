@@ -103,7 +103,7 @@ def score(
 
     Kill it when you like: the same command goes on where it stopped. A bad picture becomes a row with an error.
 
-    Ends with 1 where trying again may help (no server, no store), 3 where it does not: another model, another target.
+    Ends with 1 where trying again may help (no server, no store), 3 where it does not (another model, no such column).
 
     Example: salf score photos/ --out scored/
     """
@@ -143,8 +143,13 @@ def score(
         metrics_file=metrics_file,
         metrics_port=metrics_port,
     )
-    with progress_on(stderr_console()) as shown:
-        summary = score_store(source, out, settings, report=shown)
+    console = stderr_console()
+    try:
+        with progress_on(console) as shown:
+            summary = score_store(source, out, settings, report=shown)
+    except KeyboardInterrupt:
+        console.print("interrupted; what is done stays, and the same command goes on from there", highlight=False)
+        raise
     if json:
         print_json(asdict(summary))
     else:
@@ -175,9 +180,10 @@ def report(
 
 def _say(summary: "Summary") -> None:
     again = f"{summary.requests_repeated} requests, {summary.reads_repeated} reads, {summary.writes_repeated} writes"
+    why = f" (why: column error, or salf report {summary.target})" if summary.errors else ""
     lines = [
         f"{summary.inputs} rows in {summary.target}: {summary.scored} scored now, {summary.already_done} before",
-        f"errors now: {summary.errors}; {summary.pictures_per_second:.1f} pictures/s, {summary.seconds:.1f} s",
+        f"errors now: {summary.errors}{why}; {summary.pictures_per_second:.1f} pictures/s, {summary.seconds:.1f} s",
         f"asked again: {again}",
         f"model {summary.model} version {summary.version}, contract {summary.contract_id}",
     ]

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from salf_cli.explain import Json
-from salf_cli.failures import UsageFailure, one_line_failures, print_json
+from salf_cli.failures import UsageFailure, one_line_failures, print_json, waiting
 
 if TYPE_CHECKING:
     from salf_client.watching import Reading, Watcher
@@ -26,7 +26,9 @@ def top(
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show one interval, and end.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for each page of metrics.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86400, help="Seconds to wait for each page of metrics.")
+    ] = 5.0,
     json: Json = False,
 ) -> None:
     """Show rates, latencies by stage, errors, queues and versions of servers, until Ctrl-C.
@@ -42,11 +44,15 @@ def top(
     watcher = Watcher(servers or ["127.0.0.1:8003"], timeout_s=timeout)
     try:
         if once:
-            _look_first(watcher)
-            time.sleep(interval)
-            _show(_answering(watcher.look()), json=json)
+            with waiting(f"looking for {interval:g} s ..."):
+                _look_first(watcher)
+                time.sleep(interval)
+                reading = _answering(watcher.look())
+            _show(reading, json=json)
         else:
-            _go_on(watcher, _look_first(watcher), interval)
+            with waiting("looking for the first time ..."):
+                first = _look_first(watcher)
+            _go_on(watcher, first, interval)
     except KeyboardInterrupt:  # the way to leave it
         return
 

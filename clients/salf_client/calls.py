@@ -1,7 +1,8 @@
 """What a client can be asked: each call once, without I/O, for `Client` and `AsyncClient` alike.
 
-The first argument of each is the client's session; users meet the others as a method's arguments. `timeout_s` limits a
-call as a whole, retries included; None takes the client's. Errors that any call can end with:
+The first argument of each is the client's session. Users meet the others as a method's arguments, and the docstring as
+the method's, so it does not name the session. `timeout_s` limits a call as a whole, retries included; None takes the
+client's. Errors that any call can end with:
 `ServerUnavailableError`, `ServerNotReadyError`, `ServerOverloadedError`, `DeadlineExceededError`,
 `UnauthenticatedError`, `MessageTooLargeError`, `ServerFailedError`, `ModelNotFoundError`, `ModelNotChosenError`,
 `VersionNotServedError`, `InvalidRequestError`, `ContractMismatchError`.
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from salf_client.answering import answered, known_model, of_one_endpoint
 from salf_client.choosing import concept_index
 from salf_client.edits import Edit, Removal
-from salf_client.errors import ClientError, DeadlineExceededError
+from salf_client.errors import ClientError, DeadlineExceededError, InvalidEditError
 from salf_client.explaining import explain_question
 from salf_client.explanation import Explanation
 from salf_client.findings import ConceptMaps, EndpointHealth, Health, RegionFinding, Rule, WhatIf
@@ -45,7 +46,6 @@ def explain(
     PNG and WebP pictures are sent as they are; otherwise, and for pixels, the picture is prepared here.
 
     Args:
-        session: of the client.
         image: a path, a URL, encoded bytes, a Pillow picture, UINT8 [H,W,3] (RGB) or [H,W] (grey) of any size, or what
             `salf_contract.prepare` made of one.
         top: how many concepts to show, 1..n of the model; None shows 5, or n if that is less.
@@ -71,7 +71,6 @@ def concept_maps(session: Session, image: Picture, *, timeout_s: float | None = 
     """All concept maps of a picture: as many bytes as M maps take, so ask only if you need them all.
 
     Args:
-        session: of the client.
         image: as for `explain`.
         timeout_s: seconds for this call.
 
@@ -101,7 +100,6 @@ def region(
     """What is here? Give a point, a box or a mask, in pixels of the upright source picture.
 
     Args:
-        session: of the client.
         image: as for `explain`.
         point: (x, y).
         box: (left, top, right, bottom).
@@ -136,7 +134,6 @@ def what_if(
     """What would the answer be if some concepts were stronger, weaker or gone?
 
     Args:
-        session: of the client.
         image: as for `explain`.
         edits: `Edit`s and `Removal`s, 8 at most. Several of one concept add up. A removal asks for the scores first:
             one request more.
@@ -146,7 +143,7 @@ def what_if(
     Raises:
         UnknownConceptError: a concept is none of the model's.
         UnknownClassError: `target` is no class of the model.
-        InvalidEditError: too many edits.
+        InvalidEditError: too many edits, or something else than edits.
         InvalidRegionError: an edit's place marks nothing that the model saw.
         CompanionNotFoundError: the server does not have NAME_what_if, or NAME_all_scores for a removal.
         InvalidPictureError: the picture cannot be read.
@@ -155,6 +152,9 @@ def what_if(
     def work(ask: Ask) -> Steps[WhatIf]:
         source = yield from _opened(image, ask)
         listed = [edits] if isinstance(edits, Edit | Removal) else list(edits)
+        for one in listed:
+            if not isinstance(one, Edit | Removal):
+                raise InvalidEditError(f"an edit is an Edit or a Removal, but this one is a {type(one).__name__}")
         resolved = [edit for edit in listed if isinstance(edit, Edit)]
         removals = [edit for edit in listed if isinstance(edit, Removal)]
         if removals:
@@ -178,7 +178,6 @@ def rules(
     class and version, and none the next time.
 
     Args:
-        session: of the client.
         target: a class by name or index; None gives the rules of all classes, in logit order.
         timeout_s: seconds for this call.
 
@@ -193,7 +192,6 @@ def models(session: Session, *, timeout_s: float | None = None) -> Steps[tuple[M
     """The explain models that are ready, by name.
 
     Args:
-        session: of the client.
         timeout_s: seconds for this call.
     """
 
@@ -208,7 +206,6 @@ def model(session: Session, *, timeout_s: float | None = None) -> Steps[ModelInf
     """The model that this client asks.
 
     Args:
-        session: of the client.
         timeout_s: seconds for this call.
     """
 
@@ -222,7 +219,6 @@ def health(session: Session, *, timeout_s: float | None = None) -> Steps[Health]
     """How each endpoint is, asked now and one after the other; never raises for an endpoint that does not answer.
 
     Args:
-        session: of the client.
         timeout_s: seconds for all of them together.
     """
 
@@ -252,7 +248,6 @@ def is_ready(session: Session, *, timeout_s: float | None = None) -> Steps[bool]
     """Whether an endpoint, and the model if the client has a name for it, answers inferences.
 
     Args:
-        session: of the client.
         timeout_s: seconds for all endpoints together.
     """
 

@@ -5,23 +5,24 @@ import operator
 from typing import SupportsIndex
 
 from salf_client.errors import TopOutOfRangeError, UnknownClassError, UnknownConceptError
+from salf_client.models import ModelInfo
 from salf_contract import Metadata
 
 #: How many concepts an explanation shows unless told otherwise.
 DEFAULT_TOP = 5
 
 
-def checked_top(top: int | None, metadata: Metadata) -> int:
+def checked_top(top: int | None, model: Metadata | ModelInfo) -> int:
     """How many concepts to show.
 
     Raises:
         TopOutOfRangeError: not in 1..n of the model.
     """
     if top is None:
-        return min(DEFAULT_TOP, metadata.top)
-    if not 1 <= top <= metadata.top:
+        return min(DEFAULT_TOP, model.top)
+    if not 1 <= top <= model.top:
         raise TopOutOfRangeError(
-            f"top={top}, but answers of model '{metadata.name}' hold 1 to {metadata.top} concepts; "
+            f"top={top}, but answers of model '{model.name}' hold 1 to {model.top} concepts; "
             f"ask for one of those, or export the model with more slots"
         )
     return operator.index(top)

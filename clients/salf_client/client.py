@@ -13,7 +13,7 @@ from salf_client.pictures import Picture
 from salf_client.retrying import Retry
 from salf_client.session import Session
 from salf_client.steps import awaiting, blocking
-from salf_client.streaming import DEFAULT_IN_FLIGHT, Outcome, check_in_flight, stream, stream_async
+from salf_client.streaming import DEFAULT_IN_FLIGHT, Outcome, check_stream, stream, stream_async
 from salf_client.transport import AnyTransport, AsyncTransport, Transport
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Client:
             ordered: whether outcomes come in the order of the pictures, or as they finish.
             timeout_s: seconds for each picture.
         """
-        check_in_flight(in_flight)
+        check_stream(images, in_flight)
         explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
         return stream(explain, images, in_flight=in_flight, ordered=ordered)
 
@@ -159,8 +159,17 @@ class AsyncClient:
         ordered: bool = True,
         timeout_s: float | None = None,
     ) -> AsyncIterator[Outcome]:
-        """Explain pictures as a stream; see `Client.explain_many`. `images` may be an asynchronous iterable."""
-        check_in_flight(in_flight)
+        """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
+
+        Args:
+            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches.
+            top: as for `explain`.
+            target: as for `explain`.
+            in_flight: at most so many requests at a time.
+            ordered: whether outcomes come in the order of the pictures, or as they finish.
+            timeout_s: seconds for each picture.
+        """
+        check_stream(images, in_flight)
         explain = partial(self.explain, top=top, target=target, timeout_s=timeout_s)
         return stream_async(explain, images, in_flight=in_flight, ordered=ordered)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 
 from salf_client.errors import InvalidEditError
 from salf_client.places import Place
@@ -24,8 +25,12 @@ class Edit:
     where: Place = field(default=EVERYWHERE)
 
     def __post_init__(self) -> None:
-        if isinstance(self.strength, bool) or not math.isfinite(self.strength):
-            raise InvalidEditError(f"the strength of an edit is a finite number, but this one is {self.strength}")
+        strength: object = self.strength  # whatever untyped callers give
+        where: object = self.where
+        if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
+            raise InvalidEditError(f"the strength of an edit is a finite number, but this one is {strength!r}")
+        if not isinstance(where, Place):
+            raise InvalidEditError(f"the where of an edit is a Place, but this one is a {type(where).__name__}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A Triton server over gRPC, awaited."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ import grpc.aio
 from numpy.typing import NDArray
 
 from salf_client.connection import Connection
+from salf_client.errors import InvalidConnectionError
 from salf_client.grpc_endpoint import GrpcEndpoint
 from salf_client.rpcs import (
     INDEX_RPC,
@@ -34,6 +36,7 @@ class AsyncGrpcTransport(GrpcEndpoint):
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
         self._was_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def infer(
         self,
@@ -68,20 +71,26 @@ class AsyncGrpcTransport(GrpcEndpoint):
         """Close the channel, and remove what lies in shared memory."""
         await run_async(self._given_back())
         self._was_closed = True
-        if self._channel is not None:
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close(None)
 
     async def _call(self, rpc: Rpc[T], timeout_s: float, headers: Mapping[str, str] | None = None) -> T:
         if self._was_closed:
             raise closed_error(self._address)
+        loop = asyncio.get_running_loop()
         if self._channel is None:
             # Made here, where a loop runs: gRPC binds a channel to it.
+            self._loop = loop
             options = self._connection.channel_options()
             if self._credentials is None:
                 self._channel = grpc.aio.insecure_channel(self._address, options)
             else:
                 self._channel = grpc.aio.secure_channel(self._address, self._credentials, options)
             self._methods = methods_on(self._channel)
+        if self._loop is not loop:
+            raise InvalidConnectionError(
+                f"the client for {self._address} was used in another event loop; make one for each asyncio.run(...)"
+            )
         try:
             response = await self._methods[rpc.method](
                 rpc.request,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from salf_client.credentials import looked_for
 from salf_client.errors import ContractMismatchError, InvalidPictureError, MissingExtraError
 from salf_contract import (
     PictureError,
@@ -23,7 +24,8 @@ from salf_contract import (
 #: what `salf_contract.prepare` made with the model's preparation.
 Picture: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8] | Prepared
 
-_FORMS = (np.ndarray, str, Path, bytes, bytearray, memoryview, Image.Image, Prepared)
+#: Of all pictures.
+FORMS = (np.ndarray, str, Path, bytes, bytearray, memoryview, Image.Image, Prepared)
 #: Longest side, in pixels, of the copy that an explanation keeps for drawing.
 _KEPT_SIDE = 512
 #: An encoded picture is kept as it is, and decoded when it is drawn; a larger one that was decoded anyway is reduced.
@@ -43,7 +45,7 @@ class Source:
     """
 
     def __init__(self, picture: Picture) -> None:
-        if not isinstance(picture, _FORMS):
+        if not isinstance(picture, FORMS):
             raise InvalidPictureError(
                 f"a picture must be a path, a URL, bytes, a Pillow image or a uint8 array, "
                 f"but this is a {type(picture).__name__}"
@@ -217,8 +219,17 @@ def _read_url(url: str) -> bytes:
         raise MissingExtraError(f"{url} cannot be read: {error}") from error
     # Each store has its own errors for a missing object, a wrong key and a lost connection.
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise InvalidPictureError(f"{url} cannot be read ({reason}); check the address and the credentials") from error
+        scheme = url.partition("://")[0]
+        raise InvalidPictureError(
+            f"{url} cannot be read ({_reason(error, url)}); check the address; {looked_for(scheme)}"
+        ) from error
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Why a store did not give a picture; of an address that cannot be asked, fsspec says the address alone."""
+    if isinstance(error, FileNotFoundError) and str(error) == url:
+        return str(error.__cause__ or "there is no such file")
+    return str(error) or type(error).__name__
 
 
 def _name_of(picture: object) -> str:

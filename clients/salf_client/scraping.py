@@ -5,7 +5,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException
 from typing import TypeAlias
 from urllib.error import HTTPError
 
@@ -105,6 +105,8 @@ def scrape(url: str, *, timeout_s: float) -> Scrape:
     except (OSError, ValueError, HTTPException) as error:
         cause = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause
+        if isinstance(error, BadStatusLine):  # which holds the bytes that came
+            reason = "it speaks no HTTP: is that the gRPC port?"
         raise MetricsUnavailableError(
             f"{address} gives no metrics ({reason}); start the server with `salf serve --status-port 8003`, "
             f"and give that port's address"

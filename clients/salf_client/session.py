@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from salf_client.balancing import Balancer, Endpoint
@@ -60,8 +61,7 @@ class Session:
     ) -> None:
         if version is not None and version < 1:
             raise ValueError(f"model_version must be 1 or more, but it is {version}")
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, but it is {timeout_s}")
+        _check_timeout(timeout_s)
         self.balancer = Balancer(transports)
         self.model = model
         self.timeout_s = timeout_s
@@ -86,8 +86,7 @@ class Session:
             timeout_s: its limit; None takes the client's.
         """
         allowed = self.timeout_s if timeout_s is None else timeout_s
-        if allowed <= 0:
-            raise ValueError(f"timeout_s must be positive, but it is {allowed}")
+        _check_timeout(allowed)
         watched = NOBODY if self.observer is None else self.observer.begin(name)
         return Ask(Deadline.after(allowed), watched)
 
@@ -206,3 +205,9 @@ class Session:
                 endpoint.recovered()
                 return endpoint
             skipped.append(endpoint)
+
+
+def _check_timeout(timeout_s: float) -> None:
+    # Written so that NaN fails. Without an end, a call would wait for an answer that was lost on its way.
+    if not 0 < timeout_s < inf:
+        raise ValueError(f"timeout_s must be a positive number of seconds, but it is {timeout_s}")

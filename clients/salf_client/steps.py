@@ -7,6 +7,7 @@ A call yields steps and is sent their results; errors of a step are thrown into 
 import asyncio
 import contextvars
 import functools
+import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -147,6 +148,7 @@ def blocking(call: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenat
     def method(client: Drives, *args: P.args, **kwargs: P.kwargs) -> T:
         return run(call(client._session, *args, **kwargs))  # noqa: SLF001 - the two belong together
 
+    _show_as_method(method, call)
     return cast("Callable[Concatenate[Any, P], T]", method)
 
 
@@ -157,4 +159,15 @@ def awaiting(call: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenat
     async def method(client: Drives, *args: P.args, **kwargs: P.kwargs) -> T:
         return await run_async(call(client._session, *args, **kwargs))  # noqa: SLF001 - the two belong together
 
+    _show_as_method(method, call)
     return cast("Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]", method)
+
+
+def _show_as_method(method: Any, call: Callable[..., Any]) -> None:
+    """Let help() and notebooks show what a user gives and gets, instead of the call's session and steps."""
+    signature = inspect.signature(call)
+    _session, *arguments = signature.parameters.values()
+    result = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
+    client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = signature.replace(parameters=[client, *arguments], return_annotation=result)
+    method.__annotations__ = {**{one.name: one.annotation for one in arguments}, "return": result}

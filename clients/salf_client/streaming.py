@@ -8,9 +8,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from salf_client.errors import ClientError
+import numpy as np
+
+from salf_client.errors import ClientError, InvalidPictureError
 from salf_client.explanation import Explanation
-from salf_client.pictures import Picture
+from salf_client.pictures import FORMS, Picture
 
 #: Requests that wait for an answer at the same time, unless told otherwise.
 DEFAULT_IN_FLIGHT = 8
@@ -44,10 +46,17 @@ class Outcome:
         return self.explanation
 
 
-def check_in_flight(in_flight: int) -> None:
-    """Refuse windows that hold nothing."""
+def check_stream(pictures: Any, in_flight: int) -> None:
+    """Refuse windows that hold nothing, and one picture in place of many.
+
+    Raises:
+        InvalidPictureError: a path would be taken for pictures named as its letters are, an array for its rows.
+    """
     if in_flight < 1:
         raise ValueError(f"in_flight must be at least 1, but it is {in_flight}")
+    is_array = isinstance(pictures, np.ndarray) and (pictures.ndim < 3 or pictures.shape[2:] == (3,))
+    if is_array or (isinstance(pictures, FORMS) and not isinstance(pictures, np.ndarray)):
+        raise InvalidPictureError("explain_many takes many pictures, and this is one: give a list, or call explain")
 
 
 def stream(

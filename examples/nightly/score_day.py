@@ -2,7 +2,8 @@
 
 Run again, for the same day or after a kill, it goes on where it stopped; a day that is done costs a moment.
 Exit status: 0 done, 1 try again later (no server, no store), 2 wrong use, 3 too many pictures could not be scored,
-4 the day was begun with another model or other pictures: somebody has to choose.
+4 the day cannot be gone on with (begun with another model, other pictures, a table without the column): somebody has to
+choose, 5 the server serves a version whose answer --known does not hold: somebody has to bring it.
 
 Run: python examples/nightly/score_day.py --pictures s3://camera/ --scored s3://scored/ --reports /srv/reports
 """
@@ -18,9 +19,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-DONE, TRY_AGAIN, WRONG_USE, TOO_MANY_ERRORS, BEGUN_OTHERWISE = 0, 1, 2, 3, 4
+DONE, TRY_AGAIN, WRONG_USE, TOO_MANY_ERRORS, FOR_SOMEBODY, UNKNOWN_VERSION = 0, 1, 2, 3, 4, 5
 #: What `salf` commands end with, and what that is here; all else is worth another try.
-STATUSES = {2: WRONG_USE, 3: BEGUN_OTHERWISE}
+STATUSES = {2: WRONG_USE, 3: FOR_SOMEBODY}
+#: The same of `salf probe`, whose servers get well, but whose known answers do not come by themselves.
+PROBE_STATUSES = {2: WRONG_USE, 7: UNKNOWN_VERSION}
 SALF = Path(sys.executable).with_name("salf")
 _LOG = logging.getLogger("score_day")
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if asked.known is not None and (status := _run("probe", asked.known)[0]) != 0:
         _LOG.error("the server does not answer its probe right (status %d), so nothing is scored", status)
-        return TRY_AGAIN
+        return PROBE_STATUSES.get(status, TRY_AGAIN)
     status, summary = _run("score", source, "--out", target, "--encoded", "--json")
     if status != 0:
         return STATUSES.get(status, TRY_AGAIN)

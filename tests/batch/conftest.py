@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from demonstration.paths import ROOT
+from salf_batch import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scored_stores import jpeg
@@ -22,3 +23,9 @@ def folder(tmp_path):
     (root / "broken.jpg").write_bytes(jpeg(1)[:100])
     (root / "notes.txt").write_text("no picture")
     return root
+
+
+@pytest.fixture
+def settings(triton_server):
+    """Of a run against the real server, with parts of three rows."""
+    return Settings(url=triton_server.grpc_address, shard_size=3, in_flight=4, read_ahead=8)

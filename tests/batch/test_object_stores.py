@@ -199,6 +199,18 @@ def test_manifests_on_a_web_server_are_sources_and_archives_need_ranges(folder, 
             open_source(f"{proxy.url}/nowhere.txt")
 
 
+def test_an_address_is_recognised_by_its_path_whatever_its_query_says(folder):
+    (folder / "list.csv").write_text("path\nfarm.jpg\n")
+    tar_of(folder / "photos.tar", {"1.jpg": jpeg(1)})
+    with http_server(folder) as url:
+        source = open_source(f"{url}/list.csv?signature=a/b.jpg")
+        assert source.kind == "csv"
+        assert [one.load() for one in source.again()] == [(folder / "farm.jpg").read_bytes()]
+        assert open_source(f"{url}/farm.jpg?of=list.txt").kind == "pictures"
+        with pytest.raises(InvalidSourceError, match="gives whole files only"):
+            open_source(f"{url}/photos.tar?signature=x")
+
+
 def test_the_command_writes_metrics_and_shows_them_while_it_works(folder, tmp_path, triton_server):
     source, port, metrics = manifest_of(folder, 2000), free_port(), tmp_path / "score.prom"
     command = [*command_of(source, tmp_path / "scored", triton_server.grpc_address, shard_size=100), "--metrics-port",

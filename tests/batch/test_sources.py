@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 from scored_stores import jpeg
 
-from salf_batch import InvalidSourceError, MissingExtraError, UnreadableInputError
+from salf_batch import InvalidSourceError, MissingExtraError, StoreUnavailableError, UnreadableInputError
 from salf_batch.sources import load_uri, open_source
 
 
@@ -34,6 +34,18 @@ def test_a_folder_lists_its_pictures_sorted_and_nothing_else(folder):
     assert loaded(source)[0][1] == (folder / "airfield.jpg").read_bytes()
 
 
+def test_linked_folders_belong_to_a_folder_and_a_circle_of_links_ends(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.jpg").write_bytes(jpeg(1))
+    (folder / "b" / "more").symlink_to(elsewhere)
+    before = [one.uri for one in open_source(str(folder)).again()]
+    assert f"{folder}/b/more/linked.jpg" in before
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "b" / "broken").symlink_to(tmp_path / "nowhere")
+    assert [one.uri for one in open_source(str(folder)).again()] == before
+
+
 def test_the_fingerprint_tells_sources_apart(folder):
     first = open_source(str(folder))
     assert open_source(str(folder)).fingerprint == first.fingerprint
@@ -45,6 +57,14 @@ def test_globs_and_single_files_are_sources(folder):
     uris = [one.uri for one in open_source(f"{folder}/**/f*.jpg").again()]
     assert uris == sorted([f"{folder}/farm.jpg", f"{folder}/b/deep/fair.jpg"])
     assert open_source(str(folder / "farm.jpg")).count == 1
+
+
+def test_names_with_the_marks_of_a_glob_are_what_lies_there_under_them(folder):
+    odd = folder / "photos [2024]"
+    odd.mkdir()
+    (odd / "boat [1].jpg").write_bytes(jpeg(1))
+    for name in (odd, odd / "boat [1].jpg", f"{odd.parent}/photos*/*.jpg"):
+        assert [uri for uri, _ in loaded(open_source(str(name)))] == [f"{odd}/boat [1].jpg"]
 
 
 def test_a_series_of_tars_gives_its_pictures_in_order(tmp_path):
@@ -108,6 +128,8 @@ def test_manifests_name_pictures_relative_to_themselves(folder):
         ("bad.parquet", b"nonsense", "no Parquet file"),
         ("bad.tar", b"nonsense" * 200, "no uncompressed tar archive"),
         ("x.tar.gz", b"", "compressed archive"),
+        ("x.zip", b"PK", "unpack"),
+        ("x.tsv", b"path\na.jpg\n", "expected a folder"),
         ("bad.txt", b"\xff\xfe\x00", "no UTF-8"),
     ],
 )
@@ -115,6 +137,22 @@ def test_sources_that_cannot_be_understood_are_refused(tmp_path, name, content, 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidSourceError, match=said):
         open_source(str(tmp_path / name))
+
+
+def test_only_a_source_that_may_still_come_is_worth_another_try(tmp_path):
+    (tmp_path / "empty").mkdir()
+    parquet.write_table(pa.table({"photo": [jpeg(0)]}), tmp_path / "photos.parquet")
+    for name, is_lasting in (("empty", False), ("nowhere", False), ("photos.parquet", True), ("x.zip", True)):
+        with pytest.raises(InvalidSourceError) as caught:
+            open_source(str(tmp_path / name))
+        assert caught.value.is_lasting is is_lasting, name
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "foo", "htps"])
+def test_a_store_of_another_kind_is_refused_with_those_that_there_are(scheme, capfd):
+    with pytest.raises(StoreUnavailableError, match=rf"{scheme}://.*s3://, gs://, az:// and https://"):
+        open_source(f"{scheme}://host/photos")
+    assert capfd.readouterr().err == ""
 
 
 def test_sources_that_do_not_exist_are_refused(tmp_path):

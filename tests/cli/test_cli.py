@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from salf_cli.main import app
+from salf_client.testing import mock_server
 
 COMMANDS = (
     "explain",
@@ -89,6 +92,13 @@ def test_a_server_that_is_down_is_one_line_on_stderr(salf, picture, command):
     assert result.stdout == ""
     assert f"no server answers at {NOBODY}" in one_line(result)
     assert "salf serve" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["explain x.jpg", "models", "probe x.json", "score x --out y", "top"])
+def test_no_command_waits_for_ever(salf, command):
+    result = salf(*command.split(), "--timeout", "inf")
+    assert result.exit_code == 2
+    assert "86400" in result.stderr
 
 
 def test_wrong_use_ends_with_status_2(salf, picture):
@@ -186,6 +196,67 @@ def test_settings_that_are_not_there_are_one_line(salf, tmp_path):
     result = salf("train", "--out", tmp_path / "run", "--config", tmp_path / "nowhere.yaml")
     assert result.exit_code == 1
     assert "nowhere.yaml" in one_line(result)
+
+
+@pytest.mark.parametrize("command", ["explain", "probe"])
+def test_what_cannot_be_written_is_named_without_a_number(salf, picture, tmp_path, command):
+    (tmp_path / "file").write_text("no folder")
+    with mock_server() as server:
+        place = tmp_path / "file" / "out"
+        arguments = (picture, "--out", place) if command == "explain" else ("--record", place)
+        result = salf(command, *arguments, "--url", server.address)
+    assert result.exit_code == 1
+    assert str(place) in one_line(result)
+    assert "Not a directory" in result.stderr
+    assert "Errno" not in result.stderr
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(salf, tmp_path, monkeypatch):
+    def full(self, *_args, **_options):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with mock_server() as server:
+        result = salf("probe", "--record", tmp_path / "known.json", "--url", server.address)
+    assert result.exit_code == 1
+    assert one_line(result).split() == f"{tmp_path}/known.json: No space left on device".split()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_explained_by_their_address_too(salf, picture, tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://shelf/boat.png", "wb") as file:
+        file.write(picture.read_bytes())
+    odd = os.fsdecode(bytes(tmp_path) + b"/\xff.png")
+    Path(odd).write_bytes(picture.read_bytes())
+    with mock_server() as server:
+        asked = ("memory://shelf/boat.png", odd, "memory://shelf/none.png", "--url", server.address, "--json")
+        result = salf("explain", *asked, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    found, named, missing = json.loads(result.stdout)
+    assert found["picture"] == "memory://shelf/boat.png"
+    assert Path(found["png"]).name == "boat.png"
+    assert named["picture"] == rf"{tmp_path}/\xff.png"
+    assert named["label"] == found["label"]
+    assert "none.png cannot be read" in missing["error"]
+
+
+def test_what_takes_time_is_said_on_a_terminal_and_only_there(salf, picture, monkeypatch):
+    with mock_server() as server:
+        server.delay_s = 0.3
+        assert salf("explain", picture, "--url", server.address, "--json").stderr == ""
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        asked = {
+            ("explain", picture, picture, "--json"): "2 of 2",
+            ("models",): "asking",
+            ("probe", "--record", "/dev/null/x"): "asking",
+            ("top", server.address, "--once"): "looking",
+        }
+        for command, said in asked.items():
+            more = () if command[0] == "top" else ("--url", server.address)
+            assert said in salf(*command, *more).stderr, command
 
 
 class TestWithTheRealServer:

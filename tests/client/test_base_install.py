@@ -10,6 +10,8 @@ import pytest
 #: Nothing of the tree may reach the environment under test.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 ROOT = Path(__file__).resolve().parents[2]
+#: What users write; `assert_type` says what each call gives.
+TYPICAL = Path(__file__).with_name("typical_calls.py")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "matplotlib", "timm", "open_clip_torch")
 CHECK = """
 import numpy as np
@@ -45,6 +47,8 @@ def test_the_base_install_is_light_and_works(tmp_path, requirement, version):
     assert "salf" in installed
     assert not installed & set(HEAVY)
     assert "unavailable as it should be" in _run(python, "-c", CHECK.format(numpy=version))
+    if version == "2.":
+        _check_types(python, tmp_path)
     salf = tmp_path / "venv" / "bin" / "salf"
     assert "explain" in _run(salf, "--help")
     done = subprocess.run(
@@ -55,7 +59,19 @@ def test_the_base_install_is_light_and_works(tmp_path, requirement, version):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def _run(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=CLEAN)
-    assert done.returncode == 0, done.stderr
+def _check_types(python, folder):
+    """As in a user's own project: the installed package, outside the tree and its settings."""
+    project = folder / "project"
+    project.mkdir()
+    (project / "typical_calls.py").write_text(TYPICAL.read_text())
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "typical_calls.py")
+    assert "no issues found" in _run(*mypy, cwd=project)
+    (project / "wrong.py").write_text("from salf_client import Client\n\nClient().explain('boat.jpg', tob=3)\n")
+    done = subprocess.run([*mypy[:-1], "wrong.py"], capture_output=True, text=True, check=False, env=CLEAN, cwd=project)
+    assert 'Unexpected keyword argument "tob"' in done.stdout
+
+
+def _run(*command, cwd=None):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=CLEAN, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

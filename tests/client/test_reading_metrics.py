@@ -1,5 +1,6 @@
 """Servers are read from their metrics: made-up pages whose answer is known."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -170,6 +171,10 @@ def test_what_gives_no_metrics_is_said_with_the_remedy(pages: Pages) -> None:
             scrape(pages.address, timeout_s=5)
     with pytest.raises(MetricsUnavailableError, match="status-port"):
         scrape(f"127.0.0.1:{free_port()}", timeout_s=5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: listening.accept()[0].sendall(b"\x00\x00\xff\xfe\n"), daemon=True).start()
+        with pytest.raises(MetricsUnavailableError, match=r"\(it speaks no HTTP: .*gRPC port\?\)"):
+            scrape(f"127.0.0.1:{listening.getsockname()[1]}", timeout_s=5)
     with pytest.raises(MetricsUnavailableError, match="no address"):
         scrape("file:///etc/passwd", timeout_s=5)
     with pytest.raises(MetricsUnavailableError, match="no metrics"):

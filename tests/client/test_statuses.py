@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ from salf_client import (
 from salf_client.grpc_transport import GrpcTransport
 from salf_client.statuses import MEANINGS, error_of
 from salf_client.testing import mock_server
-from salf_serving import RunningServer, Runtime, free_port, launch
+from salf_serving import RunningServer, Runtime, free_port, launch, nginx_config
 from salf_serving import server as serving_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,6 +151,26 @@ SAID = (
 @pytest.mark.parametrize(("code", "said", "expected"), SAID)
 def test_words_tell_what_a_code_means(code: str, said: str, expected: type[ClientError]) -> None:
     assert type(error_of(code, said, model="scenes", address="here:1", timeout_s=1.0)) is expected
+
+
+def test_every_refusal_of_the_front_becomes_its_error() -> None:
+    """By the front's own table, whose words its tests hear from a real nginx."""
+    expected: dict[str, type[ClientError]] = {
+        "malformed": InvalidRequestError,
+        "unauthenticated": UnauthenticatedError,
+        "unknown_call": ServerFailedError,
+        "too_large": MessageTooLargeError,
+        "too_many": ServerOverloadedError,
+        "front_failed": ServerFailedError,
+        "not_ready": ServerNotReadyError,
+        "late": DeadlineExceededError,
+    }
+    names = {code.value[0]: code.name for code in grpc.StatusCode}
+    found = {
+        reason: type(error_of(names[number], said, model="scenes", address="here:1", timeout_s=1.0))
+        for _, reason, number, said in nginx_config._ANSWERS
+    }
+    assert found == expected
 
 
 def test_every_row_of_the_table_is_reached_by_its_own_words() -> None:

@@ -4,7 +4,10 @@ import asyncio
 import inspect
 import io
 import json
+import pydoc
 import time
+import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from salf_client import (
     DeadlineExceededError,
     Edit,
     Explanation,
+    InvalidConnectionError,
     InvalidEditError,
     InvalidPictureError,
     InvalidRegionError,
@@ -64,9 +68,30 @@ def test_both_clients_have_the_same_surface():
         blocking, awaited = (inspect.signature(getattr(kind, name)).parameters for kind in (Client, AsyncClient))
         assert list(blocking) == list(awaited), name
         assert [one.default for one in blocking.values()] == [one.default for one in awaited.values()], name
-        assert getattr(AsyncClient, name).__doc__, name
+        if name not in ("explain_many", "close"):  # of which one is asynchronous in itself, and the other gives nothing
+            hints = [typing.get_type_hints(getattr(kind, name)) for kind in (Client, AsyncClient)]
+            assert hints[0] == hints[1], name
     arguments = [inspect.signature(kind).parameters for kind in (Client, AsyncClient)]
     assert list(arguments[0]) == list(arguments[1])
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_every_method_tells_a_user_its_arguments_and_what_comes_of_it(kind, server):
+    """What help(), notebooks and editors show: nothing of how calls are written."""
+    for name in public(kind):
+        method = getattr(kind, name)
+        signature = inspect.signature(method)
+        arguments = [one for one in signature.parameters if one != "self"]
+        assert next(iter(signature.parameters)) == "self", name
+        assert "Steps" not in str(signature), name
+        assert "session" not in (method.__doc__ or ""), name
+        assert "Generator" not in str(typing.get_type_hints(method)["return"]), name
+        if arguments:
+            described = (method.__doc__ or "").partition("Args:")[2].partition("Raises:")[0]
+            assert all(f" {argument}: " in described for argument in arguments), name
+    (shown,) = inspect.signature(kind(server.address).explain).parameters.keys() - {"top", "target", "timeout_s"}
+    assert shown == "image"
+    assert "explain(self, image: 'Picture', *, " in pydoc.plain(pydoc.render_doc(kind.explain))
 
 
 def test_both_clients_give_the_same_answers(server):
@@ -163,10 +188,35 @@ def test_wrong_questions_are_refused_by_name(client):
         client.what_if(PICTURE, Edit("beek", 1.0))
     with pytest.raises(InvalidEditError, match="8 edits"):
         client.what_if(PICTURE, [Edit("fur", 1.0)] * 9)
-    with pytest.raises(InvalidEditError, match="finite"):
-        Edit("fur", float("nan"))
+    for wrong in ("fur", [("fur", 1.0)], ["fur"]):
+        with pytest.raises(InvalidEditError, match=r"an Edit or a Removal, but .* a (str|tuple)"):
+            client.what_if(PICTURE, wrong)
+    for wrong in (float("nan"), float("inf"), "5", True, None):
+        with pytest.raises(InvalidEditError, match="finite"):
+            Edit("fur", wrong)
+    with pytest.raises(InvalidEditError, match="where of an edit is a Place"):
+        Edit("fur", 1.0, (0, 0, 5, 5))
+    assert Edit("fur", np.float32(2)).strength == 2
     with pytest.raises(UnknownClassError):
         client.rules("cow")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "one", ["boat.jpg", Path("boat.jpg"), jpeg(), PICTURE, PICTURE[..., 0], Image.new("L", (8, 8))]
+)
+def test_one_picture_is_not_taken_for_many(kind, one):
+    """A path would be taken for pictures named as its letters are, an array for its rows."""
+    with pytest.raises(InvalidPictureError, match="this is one"):
+        kind("127.0.0.1:9").explain_many(one)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_call_has_a_limit(client, timeout_s):
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        client.explain(PICTURE, timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        Client(timeout_s=timeout_s)
 
 
 def test_encoded_bytes_travel_untouched_where_the_server_takes_them(server, monkeypatch):
@@ -240,6 +290,34 @@ def test_a_comparison_accounts_for_the_whole_difference(client):
         cat.compare(other)
 
 
+def test_a_comparison_says_what_changed_since_the_last_version():
+    """By the names of concepts, which may stand elsewhere in another version, or be new."""
+    first = MockModel(["cat", "dog"], ["tail", "fur", "leash"], version=1)
+    second = MockModel(["dog", "cat"], ["fur", "wing", "tail"], version=2, seed=1)
+    with mock_server(first) as server, Client(server.address) as client:
+        before = client.explain(PICTURE, target="cat")
+        server.model = second
+        after = client.explain(PICTURE, target="cat")
+    assert (before.version, after.version) == (1, 2)
+    comparison = before.compare(Explanation.from_json(after.to_json(maps=False)))
+    assert comparison.title == "cat (mock version 1) -> cat (mock version 2)"
+    total = sum(one.change for one in comparison.changes) + comparison.rest_change + comparison.bias_change
+    assert comparison.logit_change == pytest.approx(total, abs=1e-4) == pytest.approx(after.logit - before.logit)
+    shown = {one.name: (one.before, one.after) for one in comparison.changes}
+    for explanation, place in ((before, 0), (after, 1)):
+        told = {concept.name: concept.contribution for concept in explanation.concepts}
+        assert {name: values[place] for name, values in shown.items() if values[place] is not None} == told
+    assert "hidden" in str(comparison)
+
+
+def test_an_asynchronous_client_in_another_loop_says_so(server):
+    client = AsyncClient(server.address)
+    assert asyncio.run(client.explain(PICTURE)).label
+    with pytest.raises(InvalidConnectionError, match="another event loop"):
+        asyncio.run(client.explain(PICTURE))
+    asyncio.run(client.close())
+
+
 def test_pictures_are_read_from_stores_by_their_url(client):
     import fsspec
 
@@ -248,6 +326,20 @@ def test_pictures_are_read_from_stores_by_their_url(client):
     assert client.explain("memory://pictures/one.jpg") == client.explain(jpeg())
     with pytest.raises(InvalidPictureError, match=r"pictures/two\.jpg cannot be read"):
         client.explain("memory://pictures/two.jpg")
+    with pytest.raises(InvalidPictureError, match=r"127\.0\.0\.1:9/a\.jpg cannot be read \(Cannot connect to host"):
+        client.explain("http://127.0.0.1:9/a.jpg")
+    with pytest.raises(InvalidPictureError, match=r"stores are s3://"):
+        client.explain("foo://pictures/a.jpg")
+
+
+def test_missing_credentials_of_a_store_name_the_variables(client, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InvalidPictureError, match=r"Unable to locate credentials.*AWS_ACCESS_KEY_ID"):
+        client.explain("s3://photos/a.jpg")
 
 
 def test_the_fixture_is_a_server_with_a_contract(salf_server):

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from examples.nightly import score_day
+from salf_client import Client
+from salf_client.probing import record
 from salf_client.testing import MockModel, mock_server
 from salf_serving import RunningServer, free_port
 
@@ -79,7 +82,26 @@ def test_a_day_that_was_begun_with_another_model_needs_somebody(store: Path) -> 
         done = run(store, server.address)
     assert done.returncode == 4, done.stderr
     assert "version 1" in done.stderr
-    assert "RestartPreventExitStatus=2 3 4\n" in (NIGHTLY / "salf-nightly.service").read_text()
+
+
+def test_a_version_whose_answer_is_not_known_needs_somebody(store: Path) -> None:
+    with mock_server(MockModel(["a", "b"], ["c", "d"], version=1)) as server:
+        with Client(server.address) as client:
+            (store / "known.json").write_text(record(client))
+        assert run(store, server.address, "--known", store / "known.json").returncode == 0
+        server.model = MockModel(["a", "b"], ["c", "d"], version=2)
+        done = run(store, server.address, "--known", store / "known.json", "--day", "2026-03-01")
+        assert done.returncode == 5, done.stderr
+        assert "record it again" in done.stderr
+        assert "status 7" in done.stderr
+    assert not (store / "scored" / "day=2026-03-01").exists()
+
+
+def test_what_needs_somebody_is_not_tried_again() -> None:
+    statuses = range(score_day.WRONG_USE, score_day.UNKNOWN_VERSION + 1)
+    assert {*score_day.STATUSES.values(), *score_day.PROBE_STATUSES.values(), score_day.TOO_MANY_ERRORS} == {*statuses}
+    listed = " ".join(map(str, statuses))
+    assert f"RestartPreventExitStatus={listed}\n" in (NIGHTLY / "salf-nightly.service").read_text()
 
 
 def test_without_a_right_server_nothing_is_scored_and_it_is_worth_another_try(store: Path) -> None:
@@ -118,6 +140,6 @@ def test_the_cron_job_is_what_kubernetes_takes() -> None:
     job = yaml.safe_load((NIGHTLY / "cronjob.yaml").read_text())
     kubernetes_validate.validate(job, "1.37", strict=True)
     rules = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
-    assert rules[0]["onExitCodes"]["values"] == [2, 3, 4]
+    assert rules[0]["onExitCodes"]["values"] == [2, 3, 4, 5]
     container = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     assert container["name"] == rules[0]["onExitCodes"]["containerName"]
