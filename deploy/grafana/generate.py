@@ -54,16 +54,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Latency at the front",
                 "s",
-                _quantiles("job:salf_front_request_seconds"),
+                _quantiles("job:salf_front_request_seconds", legend="{{namespace}}"),
                 "Of answered inferences. The objective: 99 % within one second.",
             ),
             Panel(
                 "Errors, slow answers",
                 "percentunit",
                 (
-                    ("job:salf_front_errors:ratio_5m", "failed"),
-                    ("job:salf_front_slow:ratio_5m", "slower than 1 s"),
-                    ("job:salf_front_slow:ratio_1h", "slower than 1 s, 1 h"),
+                    ("job:salf_front_errors:ratio_5m", "failed {{namespace}}"),
+                    ("job:salf_front_slow:ratio_5m", "slower than 1 s {{namespace}}"),
+                    ("job:salf_front_slow:ratio_1h", "slower than 1 s, 1 h {{namespace}}"),
                 ),
             ),
             Panel(
@@ -219,7 +219,8 @@ def dashboard() -> dict[str, Any]:
         "time": {"from": "now-6h", "to": "now"},
         "timezone": "browser",
         "annotations": {"list": [_versions()]},
-        "templating": {"list": []},
+        # Filters that the viewer adds hold for all queries: one namespace, one instance, one model.
+        "templating": {"list": [{"type": "adhoc", "name": "filters", "datasource": _SOURCE, "filters": []}]},
         "panels": panels,
     }
 

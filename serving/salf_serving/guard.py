@@ -8,6 +8,7 @@ Standard output gets one line, Triton's process id; standard error is Triton's l
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -24,6 +25,7 @@ _PARENT_CHECK_S = 1.0
 def main() -> int:
     """Run a command under guard; see the module's text."""
     stop_timeout_s, prefix, parent = float(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write pictures to the disk
     libc = ctypes.CDLL(None)
     # Orphaned stubs become ours, so that they can be waited for.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -33,6 +33,7 @@ NOT_RUN = {
     ),
     ("docs/deployment.md", "docker compose --file deploy/compose.yaml up --build", "needs a container engine"),
     ("docs/deployment.md", "kubectl create secret tls salf-tls --cert=tls.crt --key=tls.key", "needs a cluster"),
+    ("docs/running.md", "kubectl apply --filename deploy/kubernetes/publisher.yaml", "needs a cluster"),
     ("docs/deployment.md", "kubectl apply --filename deploy/kserve/serving-runtime.yaml", "needs a cluster"),
     ("README.md", "make demo", "builds environments"),
     ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),

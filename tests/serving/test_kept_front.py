@@ -90,6 +90,31 @@ def test_a_token_file_that_is_closed_as_the_message_says_is_read_again(kept, tmp
     assert reloads(status, "done") == 1
 
 
+def test_a_secret_that_kubernetes_swaps_behind_links_is_read_again(kept, tmp_path):
+    mount = tmp_path / "mount"
+
+    def swap(version: str, token: str) -> None:
+        (mount / version).mkdir(parents=True)
+        (mount / version / "tokens").write_text(f"shop {token}\n")
+        (mount / version / "tokens").chmod(0o440)
+        (mount / "..data_tmp").symlink_to(version)
+        (mount / "..data_tmp").replace(mount / "..data")
+
+    swap("..1", SECRET)
+    (mount / "tokens").symlink_to("..data/tokens")
+    front, status, made = kept(tokens=mount / "tokens")
+    front.look_after()
+    assert reloads(status, "done") == 0
+
+    swap("..2", SECRET[::-1])
+    front.look_after()
+
+    assert reloads(status, "done") == 1
+    told = made.files.token_map.read_text()
+    assert SECRET[::-1] in told
+    assert SECRET not in told
+
+
 def test_a_hanging_nginx_is_not_ready(kept):
     front, status, made = kept()
     front.look_after()

@@ -1,6 +1,7 @@
 """The guard in front of a server, here of a small one."""
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -36,6 +37,24 @@ def test_a_log_that_is_appended_to_is_set_aside_when_it_grows(tmp_path, monkeypa
         assert aside.read_text().startswith("x" * 99 + "\n")
         wait_until(lambda: log.stat().st_size > 0)
         assert b"\0" not in log.read_bytes(), "emptied, and not a hole that is as long as before"
+
+
+def test_a_crash_writes_no_memory_to_disk(tmp_path):
+    """It may hold pictures; even where the host wants core dumps."""
+    log = tmp_path / "log"
+    allowed = resource.getrlimit(resource.RLIMIT_CORE)
+    assert allowed[1] != 0, "the host allows none, and this test could not fail"
+    resource.setrlimit(resource.RLIMIT_CORE, (allowed[1], allowed[1]))
+    try:
+        with running(
+            ["sleep", "60"], os.environ, name="it", log_file=log,
+            shared_memory_prefix=f"salf_{os.getpid()}_core", stop_timeout_s=5,
+        ) as process:  # fmt: skip
+            limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, allowed)
+    (core,) = (line for line in limits if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
 
 
 @pytest.mark.parametrize("with_server", [False, True])
