@@ -87,6 +87,11 @@ class Front:
         tokens = "" if self.settings.tokens is None else token_map(read_tokens(self.settings.tokens))
         copied = {name: path for field, name in _COPIES.items() if (path := getattr(self.settings, field)) is not None}
         contents = {name: _input(path) for name, path in copied.items()} | {self.files.token_map.name: tokens.encode()}
+        if b"ENCRYPTED" in contents.get(_COPIES["certificate_key"], b""):
+            raise FrontError(
+                f"{self.settings.certificate_key} asks for a pass phrase, which nobody is there to type when a server "
+                "starts; take it off with `openssl pkey -in OLD -out NEW`"
+            )
         try:
             with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as folder:
                 trial = replace(self.files, folder=Path(folder))

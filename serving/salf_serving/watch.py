@@ -78,12 +78,17 @@ class RepositoryWatch:
         """Fill the folder of served copies.
 
         Raises:
-            RepositoryError: the repository cannot be served.
+            RepositoryError: the repository cannot be served, or not be copied.
             RefusedVersionError: one of its models is not as it was published.
         """
-        for name in check_repository(self._repository):
-            look = signature(self._repository / name)
-            copy_model(self._repository / name, self._live / name)
+        for name in check_repository(self._repository, copied=True):
+            try:
+                look = signature(self._repository / name)
+                copy_model(self._repository / name, self._live / name)
+            except OSError as error:
+                raise RepositoryError(
+                    f"model {name} cannot be copied to where it is served from, below $XDG_STATE_HOME: {error}"
+                ) from error
             check_files(self._live / name)
             check_documents(self._live / name)
             self.served[name] = look
@@ -126,7 +131,8 @@ class RepositoryWatch:
     def _signatures(self) -> dict[str, str]:
         """Model -> signature; empty if the repository is not there or is being changed at this moment."""
         try:
-            names = [path.name for path in self._repository.iterdir() if (path / CONFIG_FILE).is_file()]
+            folders = (path for path in self._repository.iterdir() if path.name[0] != ".")
+            names = [path.name for path in folders if (path / CONFIG_FILE).is_file()]
         except OSError:
             return {}
         found = {}

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from committed_models import COMMITTED, newest, write_manifest
 
-from salf_serving import ProbeError
+from salf_serving import ProbeError, RepositoryError
 from salf_serving.control import retiring
 from salf_serving.errors import ProbeTimeoutError, ServerDiedError, StartError, StartupTimeoutError
+from salf_serving.repository import check_repository
 from salf_serving.restarts import MOST_DEATHS, Restarts
 from salf_serving.watch import RepositoryWatch
 
@@ -50,6 +51,23 @@ class Watched:
 def watched(scenes, tmp_path) -> Watched:
     shutil.copytree(COMMITTED / "scenes_all_maps", scenes.parent / "scenes_all_maps")
     return Watched(scenes.parent, tmp_path / "live")
+
+
+def test_what_is_no_model_may_lie_beside_models_that_are_copied(scenes, tmp_path):
+    for name in (".git", ".snapshot", "lost+found"):
+        (scenes.parent / name).mkdir()
+    shutil.copy(scenes / "config.pbtxt", scenes.parent / ".snapshot" / "config.pbtxt")
+    watched = Watched(scenes.parent, tmp_path / "live")
+    assert list(watched.watch.served) == ["scenes"]
+    assert watched.looks(3) is None
+    with pytest.raises(RepositoryError, match="is not a model"):
+        check_repository(scenes.parent)
+
+
+def test_what_cannot_be_copied_is_told_in_one_sentence(scenes, tmp_path):
+    (newest(scenes) / "more").symlink_to("/nowhere")
+    with pytest.raises(RepositoryError, match=r"model scenes cannot be copied .*: \[Errno 2\] No such file .*/more'$"):
+        Watched(scenes.parent, tmp_path / "live")
 
 
 def test_nothing_is_tried_without_a_change(watched):
