@@ -5,9 +5,7 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,56 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 from served import code_of, is_gone, process_tree, stub_on, wait_until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from salf_serving import FrontError, FrontSettings, ServingError, free_port
+from salf_serving import FrontError, ServingError
 from salf_serving.access_log import AccessLog
-from salf_serving.front import Front
 from salf_serving.front_check import ask_front
-from salf_serving.kept_front import KeptFront
-from salf_serving.nginx_config import FrontFiles
 from salf_serving.status import Status
 
 SECRET = "0123456789abcdef0123456789ABCDEF"
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that nginx's workers may look into, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
-@pytest.fixture
-def kept(nginx, tmp_path, public, monkeypatch):
-    """Start nginx with settings; gives the front, its status and its files."""
-    monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
-    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
-    running = []
-
-    def start(**settings) -> tuple[KeptFront, Status, Front]:
-        folder = tmp_path / "run"
-        folder.mkdir()
-        front = Front(
-            nginx=nginx,
-            settings=FrontSettings(**settings),
-            files=FrontFiles(
-                folder=folder, ready=public / "ready", access_log=tmp_path / "a.log", error_log=tmp_path / "e.log"
-            ),
-            port=free_port(),
-            triton_port=free_port(),
-            control_key="KEY",
-        )
-        status = Status()
-        one = KeptFront(front, status, stop_timeout_s=3)
-        running.append(one)
-        one.prepare()
-        one.start()
-        status.set_problem("start", None)
-        return one, status, front
-
-    yield start
-    for one in running:
-        one.drain_and_stop()
 
 
 @pytest.fixture
