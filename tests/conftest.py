@@ -29,7 +29,7 @@ def triton_server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) ->
     ) as server:
         yield server
     assert not Path(f"/proc/{server.pid}").exists(), f"tritonserver {server.pid} outlived its test session"
-    left = list(SHARED_MEMORY.glob(f"salf_{os.getpid()}_*"))
+    left = [path for path in SHARED_MEMORY.glob("salf_*") if path.name.startswith(f"{server.server_id}_")]
     assert not left, f"shared memory was left behind: {left}"
 
 

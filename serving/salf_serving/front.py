@@ -17,6 +17,7 @@ from salf_serving.errors import FrontError
 from salf_serving.front_settings import FrontSettings
 from salf_serving.nginx_config import FrontFiles, nginx_config
 from salf_serving.process import GuardedProcess, running
+from salf_serving.stale import own_mark
 from salf_serving.tokens import read_tokens, token_map
 
 #: Names another nginx than the one in PATH.
@@ -158,7 +159,7 @@ def front_running(front: Front, *, stop_timeout_s: float) -> Iterator[GuardedPro
         os.environ,
         name="nginx",
         log_file=front.files.error_log,
-        shared_memory_prefix=f"salf_{os.getpid()}_front",
+        shared_memory_prefix=f"salf_{own_mark('_')}_front",
         stop_timeout_s=stop_timeout_s,
     ) as process:
         deadline_s = time.monotonic() + _TEST_S

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from certificates import write_certificate
-from served import code_of, stub_on, wait_until
+from served import code_of, stub_on, takes_connections, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -138,11 +138,6 @@ def test_an_answer_that_does_not_come_in_time_is_given_up_and_frees_its_place(ke
     late = {"reason": "late"}
     wait_until(lambda: front.look_after() or status.registry.get_sample_value("salf_front_refusals_total", late) == 1)
     channel.close()
-
-
-def takes_connections(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_what_is_under_way_at_the_end_is_answered_and_nothing_else_begins(kept, behind, asking):

@@ -5,10 +5,22 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from served import is_gone, load, serving, shared_memory_of, wait_until
+from served import (
+    infer_request,
+    is_gone,
+    is_right,
+    load,
+    serving,
+    shared_memory_of,
+    stub_on,
+    takes_connections,
+    wait_until,
+)
 
 from salf_contract import with_served_version
 from salf_serving import LaunchSettings, free_port, kept_triton
@@ -154,6 +166,23 @@ def test_a_killed_supervisor_leaves_nothing_but_what_the_next_start_removes(own,
     removed = remove_stale(tmp_path / "serve" / "state" / "salf")
     assert any(path.name == f"salf_{own.process.pid}_left" for path in removed)
     assert any(path.name.startswith(f"run-{own.process.pid}-") for path in removed)
+
+
+def test_what_is_under_way_when_the_server_is_stopped_is_answered(own, tiny):
+    channel, stub = stub_on(own.address)
+    images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
+    triton = own.triton()
+    os.kill(triton, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(stub.ModelInfer, infer_request(images, targets), timeout=20)
+        time.sleep(0.5)
+        own.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not takes_connections(own.port), what="a closed door")
+        assert not waiting.done()
+        os.kill(triton, signal.SIGCONT)
+        assert is_right(waiting.result(), tiny.answers(images, targets))
+    assert own.process.wait(20) == 0
+    channel.close()
 
 
 def test_a_guard_killed_with_triton_is_replaced(own, tiny):
