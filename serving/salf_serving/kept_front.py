@@ -101,16 +101,17 @@ class KeptFront:
         if self._spans is not None:
             self._spans.close()
 
-    def set_flags(self, *, ready: bool, right: bool) -> None:
+    def set_flags(self, *, ready: bool, right: bool, out: bool = False) -> None:
         """Let requests through to Triton, or refuse them; may be called from another thread.
 
         Args:
             ready: whether questions for readiness pass.
             right: whether inferences pass; False while a model's answers are known to be wrong.
+            out: whether a model is taken out of Triton; who asks it is told to come later, and not that there is none.
         """
         files = self._front.files
         try:
-            for flag, there in ((files.right, right), (files.ready, ready)):
+            for flag, there in ((files.out, out), (files.right, right), (files.ready, ready)):
                 if there:
                     flag.touch(mode=0o644)
                 else:

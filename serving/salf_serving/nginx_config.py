@@ -34,6 +34,10 @@ _ANSWERS = (
     ((502, 503), "not_ready", 14, "the server is not ready; try again later"),
     ((504,), "late", 4, "the server did not answer in time"),
 )
+#: HTTP status inside nginx: an inference that Triton may know no model for, since one is taken out.
+_WHILE_OUT = 419
+#: What such a caller gets in the place of NOT_FOUND, which would tell it to give up: gRPC status and message.
+_NOT_FOUND, _UNAVAILABLE, _MENDED = 5, 14, "a model is being mended; try again later"
 REFUSAL_REASONS = tuple(reason for _, reason, _, _ in _ANSWERS)
 
 
@@ -57,6 +61,11 @@ class FrontFiles:
     def right(self) -> Path:
         """Exists while no model's last answer to its probe was a wrong one; lies beside `ready`."""
         return self.ready.with_name("right")
+
+    @property
+    def out(self) -> Path:
+        """Exists while a model is taken out of Triton to be mended; lies beside `ready`."""
+        return self.ready.with_name("out")
 
     @property
     def config(self) -> Path:
@@ -131,6 +140,7 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_s
         *_clients(settings, files),
         *map_block("$salf_client", "$salf_key", '"" $binary_remote_addr', "default $salf_client"),
         *map_block('""', "$salf_everyone", "default all"),
+        *_told_anew(),
         "",
         *request_lines(settings, files.access_log, calls=_CALLS, service=_SERVICE, traced_share=traced_share),
         "",
@@ -164,6 +174,15 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_s
     ]
 
 
+def _told_anew() -> list[str]:
+    """Status and message of an answer, out of its trailer, or an error's headers, if that is all that it is."""
+    status, message = (f"$upstream_trailer_grpc_{part}$upstream_http_grpc_{part}" for part in ("status", "message"))
+    return [
+        *map_block(f'"{status}"', "$salf_told_status", f'default "{status}"', f"{_NOT_FOUND} {_UNAVAILABLE}"),
+        *map_block(f'"{status}"', "$salf_told_message", f'default "{message}"', f'{_NOT_FOUND} "{_MENDED}"'),
+    ]
+
+
 def _clients(settings: FrontSettings, files: FrontFiles) -> list[str]:
     if settings.tokens is not None:
         return map_block("$http_authorization", "$salf_client", 'default ""', f'include "{files.token_map}"')
@@ -194,16 +213,20 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
         f"grpc_read_timeout {settings.answer_timeout_s}s;",
         "",
     ]
-    lines += _location(
-        f"= {_SERVICE}/{_INFER}",
-        [
-            f'if (!-f "{files.right}") {{ return 503; }}',
-            f"limit_conn salf_all {settings.concurrent_requests};",
-            f"limit_conn salf_client {settings.concurrent_requests_per_client};",
-            *limit_req,
-            "grpc_pass grpc://salf_triton;",
-        ],
-    )
+    infer = [
+        f"limit_conn salf_all {settings.concurrent_requests};",
+        f"limit_conn salf_client {settings.concurrent_requests_per_client};",
+        *limit_req,
+        "grpc_pass grpc://salf_triton;",
+    ]
+    closed = f'if (!-f "{files.right}") {{ return 503; }}'
+    while_out = f'if (-f "{files.out}") {{ return {_WHILE_OUT}; }}'
+    lines += _location(f"= {_SERVICE}/{_INFER}", [closed, while_out, *infer])
+    told_anew = [
+        f"{how};" for part in ("status", "message")
+        for how in (f"grpc_hide_header grpc-{part}", f"add_trailer grpc-{part} $salf_told_{part} always")
+    ]  # fmt: skip
+    lines += [f"error_page {_WHILE_OUT} = @while_out;", *_location("@while_out", [request_id, *told_anew, *infer])]
     for call in _QUESTIONS:
         lines += _location(f"= {_SERVICE}/{call}", questions)
     for path in _READINESS:

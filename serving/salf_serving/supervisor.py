@@ -229,7 +229,7 @@ class _Supervisor:
             self._status.set_problem("start", None)
         problems = self._status.problems
         if self._front is not None:
-            self._front.set_flags(ready=not problems, right=not self._probing.untrue)
+            self._front.set_flags(ready=not problems, right=not self._probing.untrue, out=bool(self._probing.out))
         if self._told_ready != (not problems):
             self._told_ready = not problems
             if problems:

@@ -33,6 +33,10 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.reached += 1
         while not self.may_answer.wait(0.02) and context.is_active():
             pass
+        if request.model_name == "unknown":
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown is not found")
+        if request.model_name == "broken":
+            context.abort(grpc.StatusCode.INTERNAL, "it is broken, 100 %")
         return pb.ModelInferResponse(model_name=request.model_name)
 
 
@@ -157,6 +161,26 @@ def test_what_is_under_way_at_the_end_is_answered_and_nothing_else_begins(kept, 
     ending.join(5)
     assert not ending.is_alive()
     assert triton.reached == 1
+    channel.close()
+
+
+def test_who_asks_a_model_that_is_taken_out_is_told_to_come_later(kept, behind, asking):
+    triton, port = behind
+    triton.may_answer.set()
+    front, _, made = kept(triton_port=port)
+    channel, stub = stub_on(f"127.0.0.1:{made.port}")
+    unknown = pb.ModelInferRequest(model_name="unknown")
+    for out, told in (
+        (False, ("NOT_FOUND", "unknown is not found")),
+        (True, ("UNAVAILABLE", "a model is being mended; try again later")),
+    ):
+        front.set_flags(ready=True, right=True, out=out)
+        assert code_of(stub.ModelInfer, unknown) == told
+        broken = pb.ModelInferRequest(model_name="broken")
+        assert code_of(stub.ModelInfer, broken) == ("INTERNAL", "it is broken, 100 %"), "other errors are as they were"
+        answer, call = stub.ModelInfer.with_call(REQUEST, timeout=20)
+        assert answer.model_name == "a"
+        assert "x-request-id" in dict(call.initial_metadata())
     channel.close()
 
 

@@ -25,8 +25,8 @@ class Front:
             error, self.error = self.error, None
             raise error
 
-    def set_flags(self, *, ready: bool, right: bool) -> None:
-        self.flags = (ready, right)
+    def set_flags(self, *, ready: bool, right: bool, out: bool) -> None:
+        self.flags = (ready, right, out)
 
 
 @pytest.fixture
@@ -62,11 +62,18 @@ def test_an_odd_error_of_the_front_is_not_its_end_but_too_many_deaths_are(superv
 
 def test_the_front_is_told_of_wrong_answers(supervisor):
     supervisor._say_ready()
-    assert supervisor._front.flags == (True, True)
+    assert supervisor._front.flags == (True, True, False)
     supervisor._probing.untrue.add("a")
     supervisor._status.set_problem("model a", "answered wrongly")
     supervisor._say_ready()
-    assert supervisor._front.flags == (False, False)
+    assert supervisor._front.flags == (False, False, False)
+    supervisor._probing.taken_out(["a"])
+    supervisor._say_ready()
+    assert supervisor._front.flags == (False, True, True)
+    supervisor._probing.proved_right(["a"])
+    supervisor._status.set_problem("model a", None)
+    supervisor._say_ready()
+    assert supervisor._front.flags == (True, True, False)
 
 
 def test_readiness_is_logged_when_it_changes(supervisor, caplog):
