@@ -16,6 +16,7 @@ from pathlib import Path
 from salf_serving.errors import FrontError
 from salf_serving.front_settings import FrontSettings
 from salf_serving.nginx_config import FrontFiles, nginx_config
+from salf_serving.nginx_connections import MODULES_VARIABLE, find_stream_module
 from salf_serving.process import GuardedProcess, running
 from salf_serving.stale import own_mark
 from salf_serving.tokens import read_tokens, token_map
@@ -123,7 +124,13 @@ class Front:
             control_key=self.control_key,
             worker_user=_worker_user(),
             traced_share=self.traced_share,
+            stream_module=self._stream_module(),
         )
+
+    def _stream_module(self) -> Path | None:
+        if self.settings.connections_per_client is None:
+            return None
+        return find_stream_module(self.nginx, os.environ.get(MODULES_VARIABLE))
 
     def command(self) -> list[str]:
         """Nginx's command line; it holds no secret."""
@@ -154,6 +161,7 @@ def front_running(front: Front, *, stop_timeout_s: float) -> Iterator[GuardedPro
     Raises:
         FrontError: it stopped at once.
     """
+    front.files.socket.unlink(missing_ok=True)  # a killed nginx leaves it behind, and the next could not listen
     with running(
         front.command(),
         os.environ,

@@ -126,6 +126,15 @@ def nginx(debian_program: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stream_module(nginx: Path, debian_file: Callable[[str, str], Path]) -> Iterator[Path]:
+    """nginx's stream module, where salf finds it."""
+    module = debian_file("usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SALF_NGINX_MODULES", str(module.parent))
+        yield module
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Tiny:
     return Tiny()
 

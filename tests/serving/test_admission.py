@@ -4,6 +4,9 @@ In Triton's place stands a server that answers when the test says so.
 """
 
 import datetime as dt
+import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -184,6 +187,89 @@ def test_who_asks_a_model_that_is_taken_out_is_told_to_come_later(kept, behind, 
     channel.close()
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
+
+def is_taken(connection: socket.socket) -> bool:
+    """Whether nginx says its first words on a connection, or closes it."""
+    try:
+        connection.sendall(PREFACE)
+        return bool(connection.recv(9))
+    except ConnectionError:
+        return False
+
+
+def test_idle_connections_keep_nobody_out_even_where_a_worker_has_none_left(kept, behind, asking):
+    triton, port = behind
+    triton.may_answer.set()
+    front, status, made = kept(triton_port=port, max_connections=64)
+    front.set_flags(ready=True, right=True)
+    idle = []
+    try:
+        for _ in range(300):
+            idle.append(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+            idle[-1].sendall(PREFACE)
+        for _ in range(20):
+            channel, stub = stub_on(f"127.0.0.1:{made.port}")
+            assert asking(stub).result() == ("OK", "")
+            channel.close()
+        front.look_after()
+        assert status.problems == {}
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_one_address_has_so_many_connections_and_no_more(kept, behind, asking, stream_module):
+    triton, port = behind
+    triton.may_answer.set()
+    front, status, made = kept(triton_port=port, connections_per_client=2, log_addresses=True)
+    front.set_flags(ready=True, right=True)
+
+    def connected(address: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", made.port), timeout=10, source_address=(address, 0))
+
+    with connected("127.0.0.2") as first, connected("127.0.0.2") as second, connected("127.0.0.2") as third:
+        assert [is_taken(one) for one in (first, second, third)] == [True, True, False]
+        with connected("127.0.0.3") as other:
+            assert is_taken(other)
+        channel, stub = stub_on(f"127.0.0.1:{made.port}")
+        assert asking(stub).result() == ("OK", "")
+        channel.close()
+        second.close()
+        wait_until(lambda: is_taken(connected("127.0.0.2")), what="a connection in the place of a closed one")
+    reason = {"reason": "too_many_connections"}
+    wait_until(lambda: front.look_after() or status.registry.get_sample_value("salf_front_refusals_total", reason) >= 1)
+    assert status.problems == {}
+    entries = [json.loads(line) for line in made.files.access_log.read_text().splitlines()]
+    inferences = [entry for entry in entries if entry["call"] == "ModelInfer"]
+    assert [entry["address"] for entry in inferences] == ["127.0.0.1"], "its caller's, not the socket's"
+
+
+def test_an_nginx_that_counts_connections_is_reloaded_and_replaced(kept, behind, asking, tokens, stream_module):
+    triton, port = behind
+    triton.may_answer.set()
+    front, status, made = kept(triton_port=port, connections_per_client=2, tokens=tokens)
+    front.set_flags(ready=True, right=True)
+    tokens.write_text(f"lab {LAB}\n")
+    front.look_after()
+
+    def asked_anew(token: str) -> str:
+        channel, stub = stub_on(f"127.0.0.1:{made.port}")
+        code, _ = asking(stub, token).result()
+        channel.close()
+        return code
+
+    wait_until(lambda: asked_anew(SHOP) == "UNAUTHENTICATED", what="new tokens")
+    assert asked_anew(LAB) == "OK"
+    assert front._process is not None
+    os.kill(front._process.pid, signal.SIGKILL)
+    wait_until(front._process.ended)
+    wait_until(lambda: front.look_after() or status.problems == {}, what="a new nginx")
+    assert asked_anew(LAB) == "OK"
+    assert status.registry.get_sample_value("salf_restarts_total", {"process": "front"}) == 1
+
+
 def half_a_request() -> bytes:
     """The start of an inference over HTTP/2 whose body does not come."""
     headers = {":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer",
@@ -193,10 +279,9 @@ def half_a_request() -> bytes:
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in headers.items()
     )
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
     head = len(block).to_bytes(3, "big") + b"\x01\x04" + (1).to_bytes(4, "big") + block
     body = b"\0\0\0\0\x64" + b"\x0a"  # of a message of 100 bytes, the first
-    return preface + head + len(body).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big") + body
+    return PREFACE + head + len(body).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big") + body
 
 
 def test_a_body_that_does_not_come_frees_its_place(kept, behind, asking):
