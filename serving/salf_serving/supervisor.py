@@ -230,7 +230,7 @@ class _Supervisor:
         problems = self._status.problems
         if self._front is not None:
             self._front.set_flags(ready=not problems, right=not self._probing.untrue, out=bool(self._probing.out))
-        if self._told_ready != (not problems):
+        if self._told_ready != (not problems) and not self._stopping.is_set():
             self._told_ready = not problems
             if problems:
                 _logger.warning("not ready: %s", "; ".join(f"{part}: {said}" for part, said in problems.items()))

@@ -73,6 +73,7 @@ class RepositoryWatch:
         self._seen: dict[str, str] = {}
         self._refused_looks: set[tuple[tuple[str, str], ...]] = set()
         self._refused_contents: dict[str, RefusedVersionError] = {}
+        self._postponed: dict[str, Mapping[str, str]] = {}
 
     def first_copy(self) -> None:
         """Fill the folder of served copies.
@@ -156,7 +157,11 @@ class RepositoryWatch:
         return families
 
     def _checked(self, family: str, looks: Mapping[str, str]) -> Change | None:
-        folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        except OSError as error:
+            self._postpone(family, looks, error)
+            return None
         keep = False
         try:
             models = folder / "models"
@@ -177,13 +182,19 @@ class RepositoryWatch:
                 return None
             keep = True
         except (OSError, PortTakenError) as error:
-            _logger.warning("%s could not be checked and will be tried again: %s", family, error)
+            self._postpone(family, looks, error)
             return None
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
         copies = {name: models / name for name in looks}
         return Change(family=family, copies=copies, removed=(), signatures=dict(looks), folder=folder)
+
+    def _postpone(self, family: str, looks: Mapping[str, str], error: Exception) -> None:
+        """Say it once: it is tried every second, and a disk may be full for days."""
+        if self._postponed.get(family) != looks:
+            _logger.warning("%s could not be checked, which is tried again until it can: %s", family, error)
+        self._postponed[family] = looks
 
     def _check_all(self, models: Path, names: Iterable[str]) -> None:
         for name in names:

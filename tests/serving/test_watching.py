@@ -130,6 +130,22 @@ def test_what_only_the_moment_kept_from_its_trial_is_tried_again_when_it_is_touc
     assert watched.looks(2) is not None
 
 
+def test_a_change_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkeypatch, caplog):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("salf_serving.watch.copy_model", full)
+        os.utime(newest(scenes) / "model.onnx")
+        assert watched.looks(6) is None
+        patch.setattr("tempfile.mkdtemp", full)
+        assert watched.looks(3) is None
+    assert [message for message in caplog.messages if "No space left on device" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert watched.looks(2) is not None
+    assert watched.refused == []
+
+
 def test_what_fails_its_manifest_is_not_even_tried(watched, scenes):
     write_manifest(newest(scenes))
     (newest(scenes) / "model.onnx").write_bytes(b"other")
