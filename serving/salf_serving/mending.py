@@ -53,6 +53,8 @@ def _taken_out(
     triton: KeptTriton, probing: Probing, *, steady: threading.Lock, say_unready: Callable[[str, str], None]
 ) -> list[str]:
     """Models that answer wrong, and that nobody can ask any more."""
+    for model in sorted(probing.untrue):  # the front refuses all inferences before it could hear of a missing model
+        say_unready(model, probing.wrong.get(model, (1, "it answered wrong"))[1])
     if not probing.untrue:
         return []
     with steady:

@@ -231,7 +231,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     ]
     closed = f'if (!-f "{files.right}") {{ return 503; }}'
     while_out = f'if (-f "{files.out}") {{ return {_WHILE_OUT}; }}'
-    lines += _location(f"= {_SERVICE}/{_INFER}", [closed, while_out, *infer])
+    lines += _location(f"= {_SERVICE}/{_INFER}", [closed, while_out, "recursive_error_pages on;", *infer])
     told_anew = [
         f"{how};" for part in ("status", "message")
         for how in (f"grpc_hide_header grpc-{part}", f"add_trailer grpc-{part} $salf_told_{part} always")

@@ -170,7 +170,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_nothing_else_begins(kept, 
 def test_who_asks_a_model_that_is_taken_out_is_told_to_come_later(kept, behind, asking):
     triton, port = behind
     triton.may_answer.set()
-    front, _, made = kept(triton_port=port)
+    front, _, made = kept(triton_port=port, concurrent_requests=1)
     channel, stub = stub_on(f"127.0.0.1:{made.port}")
     unknown = pb.ModelInferRequest(model_name="unknown")
     for out, told in (
@@ -184,6 +184,13 @@ def test_who_asks_a_model_that_is_taken_out_is_told_to_come_later(kept, behind, 
         answer, call = stub.ModelInfer.with_call(REQUEST, timeout=20)
         assert answer.model_name == "a"
         assert "x-request-id" in dict(call.initial_metadata())
+    triton.may_answer.clear()
+    before = triton.reached
+    waiting = asking(stub)
+    wait_until(lambda: triton.reached > before)
+    assert asking(stub).result() == TOO_MANY, "limits hold meanwhile"
+    triton.may_answer.set()
+    assert waiting.result() == ("OK", "")
     channel.close()
 
 
