@@ -29,7 +29,7 @@ def triton_server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) ->
     ) as server:
         yield server
     assert not Path(f"/proc/{server.pid}").exists(), f"tritonserver {server.pid} outlived its test session"
-    left = list(SHARED_MEMORY.glob(f"salf_{os.getpid()}_*"))
+    left = [path for path in SHARED_MEMORY.glob("salf_*") if path.name.startswith(f"{server.server_id}_")]
     assert not left, f"shared memory was left behind: {left}"
 
 
@@ -44,19 +44,37 @@ def debian_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, s
         folders = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
         if found := shutil.which(name, path=folders):
             return Path(found)
-        unpacked = tmp_path_factory.mktemp(package)
-        if os.geteuid() == 0:
-            environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-            subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)
-            command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-            subprocess.run(command, check=True, env=environment)
-        else:
-            subprocess.run(["apt-get", "download", package], check=True, cwd=unpacked)
-            for archive in unpacked.glob("*.deb"):
-                subprocess.run(["dpkg", "-x", archive, unpacked], check=True)
-            folders = f"{unpacked}/usr/sbin:{unpacked}/usr/bin"
-        found = shutil.which(name, path=folders)
+        root = _installed(package, tmp_path_factory.mktemp(package))
+        found = shutil.which(name, path=f"{folders}:{root}/usr/sbin:{root}/usr/bin")
         assert found, f"the package {package} brought no {name}"
         return Path(found)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def debian_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The same for a file, by its path below the root (path, Debian package)."""
+
+    def find(path: str, package: str) -> Path:
+        if (found := Path("/", path)).exists():
+            return found
+        found = _installed(package, tmp_path_factory.mktemp(package)) / path
+        assert found.exists(), f"the package {package} brought no {path}"
+        return found
+
+    return find
+
+
+def _installed(package: str, unpacked: Path) -> Path:
+    """Where a Debian package's files are: below / for root, below a folder for anybody else."""
+    if os.geteuid() == 0:
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        subprocess.run(command, check=True, env=environment)
+        return Path("/")
+    subprocess.run(["apt-get", "download", package], check=True, cwd=unpacked)
+    for archive in unpacked.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", archive, unpacked], check=True)
+    return unpacked

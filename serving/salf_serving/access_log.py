@@ -9,6 +9,8 @@ from salf_serving.nginx_config import REFUSAL_REASONS
 from salf_serving.status import Status
 
 LARGEST_BYTES = 50 * 2**20
+#: nginx's status of requests that it ends without an answer. (Others get 200: their answer has a gRPC status.)
+_CALLER_LEFT, _BODY_TOO_SLOW = 499, 408
 
 
 class AccessLog:
@@ -34,9 +36,13 @@ class AccessLog:
         for line in lines:
             try:
                 entry = json.loads(line)
-                code = "cancelled" if entry["http_status"] == 499 else entry["grpc_status"]
-                self._status.front_requests.labels(entry["call"], code, entry["by"]).inc()
-                if (reason := entry["reason"]) in REFUSAL_REASONS:
+                code, by, reason = entry["grpc_status"], entry["by"], entry["reason"]
+                if entry["http_status"] == _CALLER_LEFT:
+                    code = "cancelled"
+                elif entry["http_status"] == _BODY_TOO_SLOW:
+                    code, by, reason = "too_slow", "front", "malformed"
+                self._status.front_requests.labels(entry["call"], code, by).inc()
+                if reason in REFUSAL_REASONS:
                     self._status.front_refusals.labels(reason).inc()
                 if entry["call"] == "ModelInfer" and code == "0":
                     self._status.front_seconds.observe(float(entry["seconds"]))

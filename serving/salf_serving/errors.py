@@ -7,6 +7,7 @@ ServingError
 ├── RepositoryError        the path is no model repository, or a model in it has no version
 ├── PortTakenError         something else listens on the port
 ├── FrontError             nginx is missing, refuses its configuration, or its settings or tokens are wrong
+│   └── FrontHangsError    it is there, and says nothing
 ├── RefusedVersionError    a version is corrupt or unfaithful; the one before stays
 ├── TuningFailedError      no settings keep the bound, or the bound makes no sense
 ├── ServerDiedError        Triton stopped while it served, again and again
@@ -45,6 +46,10 @@ class PortTakenError(ServingError):
 
 class FrontError(ServingError):
     """The front cannot run as it is set up."""
+
+
+class FrontHangsError(FrontError):
+    """nginx did not say its first words in time."""
 
 
 class RefusedVersionError(ServingError):

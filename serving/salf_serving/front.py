@@ -16,7 +16,9 @@ from pathlib import Path
 from salf_serving.errors import FrontError
 from salf_serving.front_settings import FrontSettings
 from salf_serving.nginx_config import FrontFiles, nginx_config
+from salf_serving.nginx_connections import MODULES_VARIABLE, find_stream_module
 from salf_serving.process import GuardedProcess, running
+from salf_serving.stale import own_mark
 from salf_serving.tokens import read_tokens, token_map
 
 #: Names another nginx than the one in PATH.
@@ -87,6 +89,11 @@ class Front:
         tokens = "" if self.settings.tokens is None else token_map(read_tokens(self.settings.tokens))
         copied = {name: path for field, name in _COPIES.items() if (path := getattr(self.settings, field)) is not None}
         contents = {name: _input(path) for name, path in copied.items()} | {self.files.token_map.name: tokens.encode()}
+        if b"ENCRYPTED" in contents.get(_COPIES["certificate_key"], b""):
+            raise FrontError(
+                f"{self.settings.certificate_key} asks for a pass phrase, which nobody is there to type when a server "
+                "starts; take it off with `openssl pkey -in OLD -out NEW`"
+            )
         try:
             with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as folder:
                 trial = replace(self.files, folder=Path(folder))
@@ -117,7 +124,13 @@ class Front:
             control_key=self.control_key,
             worker_user=_worker_user(),
             traced_share=self.traced_share,
+            stream_module=self._stream_module(),
         )
+
+    def _stream_module(self) -> Path | None:
+        if self.settings.connections_per_client is None:
+            return None
+        return find_stream_module(self.nginx, os.environ.get(MODULES_VARIABLE))
 
     def command(self) -> list[str]:
         """Nginx's command line; it holds no secret."""
@@ -148,12 +161,13 @@ def front_running(front: Front, *, stop_timeout_s: float) -> Iterator[GuardedPro
     Raises:
         FrontError: it stopped at once.
     """
+    front.files.socket.unlink(missing_ok=True)  # a killed nginx leaves it behind, and the next could not listen
     with running(
         front.command(),
         os.environ,
         name="nginx",
         log_file=front.files.error_log,
-        shared_memory_prefix=f"salf_{os.getpid()}_front",
+        shared_memory_prefix=f"salf_{own_mark('_')}_front",
         stop_timeout_s=stop_timeout_s,
     ) as process:
         deadline_s = time.monotonic() + _TEST_S

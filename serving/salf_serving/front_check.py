@@ -5,7 +5,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from salf_serving.errors import FrontError
+from salf_serving.errors import FrontError, FrontHangsError
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 #: An HTTP/2 server's first frame is its settings.
@@ -26,7 +26,8 @@ def ask_front(address: str, port: int, *, certificate: Path | None, timeout_s: f
         When its certificate expires, as Unix time; None without TLS, or if it shows another one by now.
 
     Raises:
-        FrontError: it does not answer in time, or its certificate is not valid now.
+        FrontHangsError: it says nothing in time.
+        FrontError: it refuses the connection, or its certificate is not valid now.
     """
     try:
         with socket.create_connection((_reached_at(address), port), timeout=timeout_s) as connection:
@@ -34,6 +35,8 @@ def ask_front(address: str, port: int, *, certificate: Path | None, timeout_s: f
                 return _handshake(connection, certificate)
             connection.sendall(_PREFACE)
             first = connection.recv(_FRAME_HEADER_BYTES, socket.MSG_WAITALL)
+    except TimeoutError as error:
+        raise FrontHangsError(f"nginx does not answer on port {port}: {error}") from error
     except OSError as error:  # TLS's errors are among them
         raise FrontError(f"nginx does not answer on port {port}: {error}") from error
     if len(first) < _FRAME_HEADER_BYTES or first[3] != _SETTINGS:

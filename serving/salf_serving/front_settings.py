@@ -31,6 +31,9 @@ class FrontSettings(BaseModel):
     concurrent_requests_per_client: int = Field(default=16, ge=1, description="the same for one token or address")
     requests_per_second_per_client: int | None = Field(default=None, ge=1, description="None: no such limit")
     burst_per_client: int = Field(default=20, ge=0, description="inferences over that rate that are let through")
+    connections_per_client: int | None = Field(
+        default=None, ge=1, description="open connections of one address; needs nginx's stream module"
+    )
     max_connections: int = Field(default=4096, ge=64, description="open connections of a worker, those to Triton too")
     workers: int = Field(default=1, ge=1, le=64, description="processes of nginx")
     slow_timeout_s: _Seconds = Field(default=10, description="longest pause within a request or an answer")

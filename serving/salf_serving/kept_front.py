@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from salf_serving.access_log import AccessLog
-from salf_serving.errors import FrontError
+from salf_serving.errors import FrontError, FrontHangsError
 from salf_serving.front import Front, drain_front, front_running, reload_front
 from salf_serving.front_check import ask_front
 from salf_serving.process import GuardedProcess
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _LOOK_S = 1.0
 #: nginx, busy with handshakes, may take so long to say its first words.
 _ANSWER_S = 5.0
+#: One that has said nothing for so long is killed. Fewer than MOST_DEATHS of this fit into restarts.WINDOW_S: an nginx
+#: that hangs now and then is started again for ever.
+_HANGS_AFTER_S = 25.0
 _logger = logging.getLogger(__name__)
 
 
@@ -43,20 +46,35 @@ class KeptFront:
         )
         self._inputs: tuple[tuple[int, int, int], ...] = ()
         self._looked_s = 0.0
+        self._silent_since_s: float | None = None
         self._flags_failed = False
 
+    def prepare(self) -> None:
+        """Write the configuration and let nginx check it.
+
+        Raises:
+            FrontError: tokens or certificates cannot be used, or logs not be written.
+        """
+        try:
+            self._front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FrontError(f"the front's log {self._front.files.access_log} cannot be written: {error}") from error
+        self._inputs = self._stamps()
+        self._front.write()
+
     def start(self) -> None:
-        """Write the configuration and start nginx.
+        """Start nginx, and ask it once. `prepare` comes before.
 
         Raises:
             FrontError: it cannot run.
         """
-        self._inputs = self._stamps()
-        self._front.write()
         self._run()
+        self._ask()
 
     def look_after(self) -> None:
         """Start nginx again if it died; once a second look for new tokens and certificates, count requests, and ask it.
+
+        If it hangs, it is killed after a while.
 
         Raises:
             ServerDiedError: nginx died too often.
@@ -83,16 +101,17 @@ class KeptFront:
         if self._spans is not None:
             self._spans.close()
 
-    def set_flags(self, *, ready: bool, right: bool) -> None:
+    def set_flags(self, *, ready: bool, right: bool, out: bool = False) -> None:
         """Let requests through to Triton, or refuse them; may be called from another thread.
 
         Args:
             ready: whether questions for readiness pass.
             right: whether inferences pass; False while a model's answers are known to be wrong.
+            out: whether a model is taken out of Triton; who asks it is told to come later, and not that there is none.
         """
         files = self._front.files
         try:
-            for flag, there in ((files.right, right), (files.ready, ready)):
+            for flag, there in ((files.out, out), (files.right, right), (files.ready, ready)):
                 if there:
                     flag.touch(mode=0o644)
                 else:
@@ -105,6 +124,7 @@ class KeptFront:
             self._flags_failed = False
 
     def _run(self) -> None:
+        self._silent_since_s = None
         self._process = self._stack.enter_context(front_running(self._front, stop_timeout_s=self._stop_timeout_s))
         self._status.set_problem("front", None)
 
@@ -146,14 +166,21 @@ class KeptFront:
     def _ask(self) -> None:
         if self._process is None:
             return
-        front = self._front
+        front, asked_s = self._front, time.monotonic()
         try:
             expires = ask_front(
                 front.settings.address, front.port, certificate=front.served_certificate, timeout_s=_ANSWER_S
             )
         except FrontError as error:
             self._status.set_problem("front", str(error))
+            # One that closes connections lives: it may have as many as it takes.
+            silent = isinstance(error, FrontHangsError)
+            self._silent_since_s = (self._silent_since_s or asked_s) if silent else None
+            if self._silent_since_s is not None and time.monotonic() - self._silent_since_s >= _HANGS_AFTER_S:
+                _logger.warning("nginx has said nothing for %.0f s and is killed", _HANGS_AFTER_S)
+                self._process.kill()
             return
+        self._silent_since_s = None
         self._status.set_problem("front", None)
         if expires is not None:
             self._status.certificate_expires(expires)

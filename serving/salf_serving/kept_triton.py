@@ -25,6 +25,8 @@ from salf_serving.watch import Change
 #: How often one Triton may give models new workers. Of one that was killed while it waited for another model, Triton
 #: keeps the shared memory (some MB for each worker of that model) until it ends; this bounds what is kept.
 _MOST_RELOADS = 8
+#: Meanwhile nothing is inferred; a Triton that takes longer has other troubles.
+_TAKE_OUT_S = 5.0
 _logger = logging.getLogger(__name__)
 
 
@@ -122,6 +124,22 @@ class KeptTriton:
         for handle in self._worker_ends:
             poll.register(handle, select.POLLIN)
         return tuple(sorted({self._worker_ends[handle] for handle, _ in poll.poll(0)}))
+
+    def take_out(self, model: str) -> bool:
+        """Let Triton answer nobody about a model until it is loaded again.
+
+        Returns:
+            Whether it could be done; without a `control_key` it cannot.
+        """
+        if self._settings.control_key is None:
+            return False
+        try:
+            unload_model(self.server.grpc_address, model, control_key=self._settings.control_key,
+                         timeout_s=_TAKE_OUT_S)  # fmt: skip
+        except ServingError as error:
+            _logger.warning("%s", error)
+            return False
+        return True
 
     def reload(self, model: str, reason: str) -> bool:
         """Give a model new workers; those of its workers that live serve on until then.

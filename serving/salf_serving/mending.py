@@ -1,4 +1,8 @@
-"""New workers for a model that lost one or answers wrong, and a new Triton if they do not help."""
+"""New workers for a model that lost one or answers wrong, and a new Triton if they do not help.
+
+While a model is known to answer wrong, nobody may be answered: the front cannot see which model a request asks. So such
+a model is taken out of Triton at once, and the others go on while it gets new workers.
+"""
 
 import threading
 from collections.abc import Callable
@@ -24,6 +28,11 @@ def mend_models(
     Raises:
         ServerDiedError: Triton had to be started again, and died too often.
     """
+    for model in _taken_out(triton, probing, steady=steady, say_unready=say_unready):
+        times, said = probing.wrong.get(model, (1, "it answered wrong"))
+        if not _reload(triton, probing, model, said, steady=steady, say_unready=say_unready):
+            return
+        probing.wrong[model] = (max(times, RELOAD_AFTER + 1), said)
     for model in triton.dead_workers():
         if not _reload(triton, probing, model, "a worker of it died", steady=steady, say_unready=say_unready):
             return
@@ -38,6 +47,26 @@ def mend_models(
             if not _reload(triton, probing, model, said, steady=steady, say_unready=say_unready):
                 return
             probing.wrong[model] = (times + 1, said)
+
+
+def _taken_out(
+    triton: KeptTriton, probing: Probing, *, steady: threading.Lock, say_unready: Callable[[str, str], None]
+) -> list[str]:
+    """Models that answer wrong, and that nobody can ask any more."""
+    for model in sorted(probing.untrue):  # the front refuses all inferences before it could hear of a missing model
+        say_unready(model, probing.wrong.get(model, (1, "it answered wrong"))[1])
+    if not probing.untrue:
+        return []
+    with steady:
+        taken = [
+            model
+            for model in sorted(probing.untrue)
+            if probing.wrong.get(model, (0, ""))[0] < RESTART_AFTER and not triton.died() and triton.take_out(model)
+        ]
+        probing.taken_out(taken)
+    for model in taken:
+        say_unready(model, probing.wrong.get(model, (1, "it answered wrong"))[1])
+    return taken
 
 
 def _reload(

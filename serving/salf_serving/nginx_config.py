@@ -1,6 +1,5 @@
 """nginx's configuration as text: what the front's settings mean."""
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from salf_serving.command import CONTROL_HEADER
 from salf_serving.front_settings import FrontSettings
 from salf_serving.nginx_blocks import indented, map_block
+from salf_serving.nginx_connections import TOO_MANY_CONNECTIONS, listen_lines, stream_lines
 from salf_serving.nginx_requests import request_lines
 from salf_serving.ports import LOOPBACK
 
@@ -34,7 +34,11 @@ _ANSWERS = (
     ((502, 503), "not_ready", 14, "the server is not ready; try again later"),
     ((504,), "late", 4, "the server did not answer in time"),
 )
-REFUSAL_REASONS = tuple(reason for _, reason, _, _ in _ANSWERS)
+#: HTTP status inside nginx: an inference that Triton may know no model for, since one is taken out.
+_WHILE_OUT = 419
+#: What such a caller gets in the place of NOT_FOUND, which would tell it to give up: gRPC status and message.
+_NOT_FOUND, _UNAVAILABLE, _MENDED = 5, 14, "a model is being mended; try again later"
+REFUSAL_REASONS = (*(reason for _, reason, _, _ in _ANSWERS), TOO_MANY_CONNECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,16 @@ class FrontFiles:
     def right(self) -> Path:
         """Exists while no model's last answer to its probe was a wrong one; lies beside `ready`."""
         return self.ready.with_name("right")
+
+    @property
+    def out(self) -> Path:
+        """Exists while a model is taken out of Triton to be mended; lies beside `ready`."""
+        return self.ready.with_name("out")
+
+    @property
+    def socket(self) -> Path:
+        """Takes connections from nginx's stream module, if those are counted; nginx's workers can reach it there."""
+        return self.ready.with_name("front.sock")
 
     @property
     def config(self) -> Path:
@@ -83,6 +97,7 @@ def nginx_config(
     control_key: str,
     worker_user: str | None = None,
     traced_share: float | None = None,
+    stream_module: Path | None = None,
 ) -> str:
     """The whole configuration.
 
@@ -94,20 +109,24 @@ def nginx_config(
         control_key: opens Triton's repository index, and more that the front does not pass.
         worker_user: whom nginx's workers run as; None where nginx is not started by root.
         traced_share: of the requests without a caller's trace, those that begin one; None: nothing is traced.
+        stream_module: to be loaded where connections are counted; None: it is built in.
     """
     http = _http(settings, files, triton_port, traced_share)
     server = _server(
         settings, files, port, control_key, passed="$salf_trace" if traced_share is None else "$salf_passed"
     )
-    blocks = [*_main(settings, files, worker_user), "http {", *indented(http)]
+    blocks = _main(settings, files, worker_user, stream_module)
+    blocks += stream_lines(settings, port=port, socket=files.socket, access_log=files.access_log)
+    blocks += ["http {", *indented(http)]
     blocks += indented(["server {", *indented(server), "}"])
     return "\n".join([*blocks, "}", ""])
 
 
-def _main(settings: FrontSettings, files: FrontFiles, worker_user: str | None) -> list[str]:
+def _main(settings: FrontSettings, files: FrontFiles, worker_user: str | None, stream_module: Path | None) -> list[str]:
     return [
         "# Written by `salf serve`; holds a secret.",
         "daemon off;",
+        *([f'load_module "{stream_module}";'] if stream_module is not None else []),
         *([f"user {worker_user};"] if worker_user else []),
         f"worker_processes {settings.workers};",
         f"worker_rlimit_nofile {settings.max_connections + 256};",
@@ -131,6 +150,7 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_s
         *_clients(settings, files),
         *map_block("$salf_client", "$salf_key", '"" $binary_remote_addr', "default $salf_client"),
         *map_block('""', "$salf_everyone", "default all"),
+        *_told_anew(),
         "",
         *request_lines(settings, files.access_log, calls=_CALLS, service=_SERVICE, traced_share=traced_share),
         "",
@@ -164,6 +184,15 @@ def _http(settings: FrontSettings, files: FrontFiles, triton_port: int, traced_s
     ]
 
 
+def _told_anew() -> list[str]:
+    """Status and message of an answer, out of its trailer, or an error's headers, if that is all that it is."""
+    status, message = (f"$upstream_trailer_grpc_{part}$upstream_http_grpc_{part}" for part in ("status", "message"))
+    return [
+        *map_block(f'"{status}"', "$salf_told_status", f'default "{status}"', f"{_NOT_FOUND} {_UNAVAILABLE}"),
+        *map_block(f'"{status}"', "$salf_told_message", f'default "{message}"', f'{_NOT_FOUND} "{_MENDED}"'),
+    ]
+
+
 def _clients(settings: FrontSettings, files: FrontFiles) -> list[str]:
     if settings.tokens is not None:
         return map_block("$http_authorization", "$salf_client", 'default ""', f'include "{files.token_map}"')
@@ -178,7 +207,7 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
     request_id = "add_header x-request-id $salf_request_id always;"
     questions = ["limit_conn salf_questions " + f"{_MOST_QUESTIONS};", "grpc_pass grpc://salf_triton;"]
     not_ready = [f'if (!-f "{files.ready}") {{ return 503; }}']
-    lines = [*_listen(settings, port), "", *_error_pages(), *_token_check(settings), ""]
+    lines = [*listen_lines(settings, port=port, socket=files.socket), "", *_error_pages(), *_token_check(settings), ""]
     lines += [
         "set $salf_by triton;",
         'set $salf_reason "";',
@@ -194,16 +223,20 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
         f"grpc_read_timeout {settings.answer_timeout_s}s;",
         "",
     ]
-    lines += _location(
-        f"= {_SERVICE}/{_INFER}",
-        [
-            f'if (!-f "{files.right}") {{ return 503; }}',
-            f"limit_conn salf_all {settings.concurrent_requests};",
-            f"limit_conn salf_client {settings.concurrent_requests_per_client};",
-            *limit_req,
-            "grpc_pass grpc://salf_triton;",
-        ],
-    )
+    infer = [
+        f"limit_conn salf_all {settings.concurrent_requests};",
+        f"limit_conn salf_client {settings.concurrent_requests_per_client};",
+        *limit_req,
+        "grpc_pass grpc://salf_triton;",
+    ]
+    closed = f'if (!-f "{files.right}") {{ return 503; }}'
+    while_out = f'if (-f "{files.out}") {{ return {_WHILE_OUT}; }}'
+    lines += _location(f"= {_SERVICE}/{_INFER}", [closed, while_out, "recursive_error_pages on;", *infer])
+    told_anew = [
+        f"{how};" for part in ("status", "message")
+        for how in (f"grpc_hide_header grpc-{part}", f"add_trailer grpc-{part} $salf_told_{part} always")
+    ]  # fmt: skip
+    lines += [f"error_page {_WHILE_OUT} = @while_out;", *_location("@while_out", [request_id, *told_anew, *infer])]
     for call in _QUESTIONS:
         lines += _location(f"= {_SERVICE}/{call}", questions)
     for path in _READINESS:
@@ -222,22 +255,6 @@ def _server(settings: FrontSettings, files: FrontFiles, port: int, control_key: 
         lines += _location(
             f"@answer_{statuses[0]}", ["set $salf_by front;", f"set $salf_reason {reason};", *headers, 'return 200 "";']
         )
-    return lines
-
-
-def _listen(settings: FrontSettings, port: int) -> list[str]:
-    address = f"[{settings.address}]" if ipaddress.ip_address(settings.address).version == 6 else settings.address
-    if settings.certificate is None:
-        return [f"listen {address}:{port} http2 backlog=1024;"]
-    lines = [
-        f"listen {address}:{port} ssl http2 backlog=1024;",
-        f'ssl_certificate "{settings.certificate}";',
-        f'ssl_certificate_key "{settings.certificate_key}";',
-        "ssl_protocols TLSv1.2 TLSv1.3;",
-        "ssl_session_tickets off;",
-    ]
-    if settings.client_ca is not None:
-        lines += [f'ssl_client_certificate "{settings.client_ca}";', "ssl_verify_client on;", "ssl_verify_depth 3;"]
     return lines
 
 

@@ -38,6 +38,10 @@ def check_port(port: int, *, option: str, address: str = LOOPBACK) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise port_taken(port, option=option, address=address) from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ServingError(
+                    f"{address} is no address of this host; give one that is, or 0.0.0.0 for all of them"
+                ) from error
             raise ServingError(
                 f"port {port} on {address} cannot be used: {error.strerror}; choose another with {option}"
             ) from error

@@ -23,7 +23,8 @@ class Probing:
     Attributes:
         wrong: model -> wrong probes in a row, and what was wrong with the last. A late answer is among them only if
             the model has answered nobody since the late one before: a model that is merely busy is not mended.
-        untrue: models whose last answer was none of an error, but a wrong one.
+        untrue: models that can be asked, and whose last answer was none of an error, but a wrong one.
+        out: models that are taken out of Triton, to be loaded again.
     """
 
     def __init__(
@@ -51,15 +52,23 @@ class Probing:
         self._answered: dict[tuple[str, str], int | None] = {}
         self.wrong: dict[str, tuple[int, str]] = {}
         self.untrue: set[str] = set()
+        self.out: set[str] = set()
 
     def forget(self) -> None:
         """Triton was started again: what was wrong with its models is the past."""
         self.wrong.clear()
         self.untrue.clear()
+        self.out.clear()
+
+    def taken_out(self, models: Iterable[str]) -> None:
+        """Models that answered wrong answer nobody any more."""
+        self.out |= set(models)
+        self.untrue -= self.out
 
     def proved_right(self, models: Iterable[str]) -> None:
         """Models were loaded and answered right; whether they keep doing so counts on."""
         self.untrue -= set(models)
+        self.out -= set(models)
 
     def go_on(self, stopping: threading.Event) -> None:
         """Probe until something stops it."""

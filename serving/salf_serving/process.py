@@ -37,6 +37,11 @@ class GuardedProcess:
         """Whether the guard has ended: with the server and all that is left of it, unless somebody killed the guard."""
         return self.guard.poll() is not None
 
+    def kill(self) -> None:
+        """End it at once; the guard cleans up after it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def stop(self, timeout_s: float) -> int:
         """Ask it to stop, wait until nothing of it is left, and return its exit status (0: a clean end)."""
         if self.guard.stdin is not None:
@@ -51,11 +56,10 @@ class GuardedProcess:
         return status
 
     def _clean_up(self) -> None:
+        self.kill()
         deadline_s = time.monotonic() + _KILLED_S
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-            while _is_alive(self.pid) and time.monotonic() < deadline_s:
-                time.sleep(0.01)
+        while _is_alive(self.pid) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
         guard.remove_shared_memory(self.shared_memory_prefix)
 
 

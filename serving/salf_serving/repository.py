@@ -7,13 +7,17 @@ from salf_serving.errors import RepositoryError
 
 PROBE_FILE = "probe.npz"
 _EXPORT = "write one with `salf export`"
+#: In the root of every ext file system, such as a volume of a cluster.
+_OF_THE_FILE_SYSTEM = "lost+found"
 
 
-def check_repository(repository: Path) -> tuple[str, ...]:
+def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ...]:
     """Check that there is something to serve.
 
     Args:
         repository: folder with one folder per model.
+        copied: whether Triton gets copies of the models only. Then hidden folders, and that of the file system, may lie
+            beside them; Triton itself takes every folder for a model.
 
     Returns:
         Names of its models, sorted.
@@ -26,6 +30,8 @@ def check_repository(repository: Path) -> tuple[str, ...]:
     if not repository.is_dir():
         raise RepositoryError(f"the model repository {repository} is a file, but must be a folder of models; {_EXPORT}")
     models = sorted(path for path in repository.iterdir() if path.is_dir())
+    if copied:
+        models = [path for path in models if path.name[0] != "." and path.name != _OF_THE_FILE_SYSTEM]
     if not models:
         raise RepositoryError(f"the model repository {repository} holds no models; {_EXPORT}")
     for model in models:

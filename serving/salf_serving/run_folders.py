@@ -1,7 +1,6 @@
 """The folders of one run of `serve`."""
 
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from salf_serving.errors import ServingError
 from salf_serving.server import state_folder
-from salf_serving.stale import remove_stale
+from salf_serving.stale import own_mark, remove_stale
 
 _logger = logging.getLogger(__name__)
 
@@ -27,8 +26,9 @@ def run_folders() -> Iterator[tuple[Path, Path]]:
         runs.mkdir(parents=True, exist_ok=True)
         for path in remove_stale(runs):
             _logger.warning("removed %s, left by a run that was killed", path)
-        run = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=runs))
-        public = Path(tempfile.mkdtemp(prefix=f"salf-run-{os.getpid()}-"))
+        mark = own_mark("-")
+        run = Path(tempfile.mkdtemp(prefix=f"run-{mark}-", dir=runs))
+        public = Path(tempfile.mkdtemp(prefix=f"salf-run-{mark}-"))
     except OSError as error:
         raise ServingError(
             f"no folder for this run can be made: {error}; set XDG_STATE_HOME or TMPDIR to folders that can be written"

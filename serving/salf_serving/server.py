@@ -23,6 +23,7 @@ from salf_serving.settings import (
     DEFAULT_STOP_TIMEOUT_S,
     LaunchSettings,
 )
+from salf_serving.stale import own_mark
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class RunningServer:
         log_file: Triton's log.
         version: Triton's version.
         models: what is served, by name and version.
+        server_id: what the server calls itself; the names of its shared memory begin so.
     """
 
     grpc_address: str
@@ -44,6 +46,7 @@ class RunningServer:
     log_file: Path
     version: str
     models: tuple[ServedModel, ...]
+    server_id: str
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def launched(settings: LaunchSettings) -> Iterator[tuple[RunningServer, GuardedP
             metrics_port=settings.metrics_port,
             threads=settings.threads,
             stop_timeout_s=settings.stop_timeout_s,
-            server_id=f"salf_{os.getpid()}_{secrets.token_hex(3)}",
+            server_id=f"salf_{own_mark('_')}_{secrets.token_hex(3)}",
             control_key=settings.control_key,
             shared_memory=settings.shared_memory,
             traces=settings.traces,
@@ -165,4 +168,4 @@ def _wait(
         check_alive()  # if Triton is gone, that is the reason
         raise
     metrics = None if settings.metrics_port is None else f"{LOOPBACK}:{settings.metrics_port}"
-    return RunningServer(address, metrics, process.pid, log_file, version, models)
+    return RunningServer(address, metrics, process.pid, log_file, version, models, settings.server_id)

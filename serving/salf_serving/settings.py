@@ -69,3 +69,13 @@ class ServeSettings:
     probe_interval_s: float = 2.0
     probe_timeout_s: float = 10.0
     watch_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        ports: dict[int | None, str] = {}
+        for option, port in (
+            ("--port", self.launch.grpc_port),
+            ("--metrics-port", self.launch.metrics_port),
+            ("--status-port", self.status_port),
+        ):
+            if port is not None and ports.setdefault(port, option) != option:
+                raise ServingError(f"{ports[port]} and {option} are both {port}; choose another for one of them")

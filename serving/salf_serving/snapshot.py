@@ -72,7 +72,10 @@ def copy_model(model: Path, target: Path) -> None:
     def ignored(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if Path(folder) == model and name in left_out]
 
-    shutil.copytree(model, target, ignore=ignored)
+    try:
+        shutil.copytree(model, target, ignore=ignored)
+    except shutil.Error as error:  # all that failed, as a list
+        raise OSError(str(error.args[0][0][-1])) from error
 
 
 def link_model(model: Path, target: Path) -> None:

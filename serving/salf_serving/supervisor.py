@@ -47,7 +47,7 @@ def serve(settings: ServeSettings, *, on_ready: Callable[[RunningServer], None] 
         ServingError: the server could not be started.
     """
     supervisor = None
-    check_repository(settings.launch.repository.expanduser())
+    check_repository(settings.launch.repository.expanduser(), copied=True)
     try:
         with stop_signals(), run_folders() as (run, public):
             supervisor = _Supervisor(settings, run, public)
@@ -95,6 +95,7 @@ class _Supervisor:
             try_models=self._try_models,
             on_refused=self._say_refused,
         )
+        self._told_ready: bool | None = None
         self._stopping = threading.Event()
         self._changes: queue.Queue[Change] = queue.Queue(maxsize=1)
         #: Held while models are probed and while what is served changes: no probe sees half a change.
@@ -123,6 +124,7 @@ class _Supervisor:
             if settings.front is not None:
                 check_port(settings.launch.grpc_port, option="--grpc-port", address=settings.front.address)
                 self._front = self._make_front()
+                self._front.prepare()  # before models load, which may take minutes
             if settings.status_port is not None:
                 stack.enter_context(
                     status_endpoint(
@@ -203,7 +205,6 @@ class _Supervisor:
             control_key=self._control_key,
             traced_share=None if self._launch.traces is None else self._launch.traces.share,
         )
-        front.files.access_log.parent.mkdir(parents=True, exist_ok=True)
         return KeptFront(front, self._status, stop_timeout_s=self._launch.stop_timeout_s, traces=self._launch.traces)
 
     def _log_file(self, name: str) -> Path:
@@ -226,8 +227,15 @@ class _Supervisor:
             self._status.set_problem(*because)
         else:
             self._status.set_problem("start", None)
+        problems = self._status.problems
         if self._front is not None:
-            self._front.set_flags(ready=not self._status.problems, right=not self._probing.untrue)
+            self._front.set_flags(ready=not problems, right=not self._probing.untrue, out=bool(self._probing.out))
+        if self._told_ready != (not problems) and not self._stopping.is_set():
+            self._told_ready = not problems
+            if problems:
+                _logger.warning("not ready: %s", "; ".join(f"{part}: {said}" for part, said in problems.items()))
+            else:
+                _logger.info("ready")
 
     def _look_after_front(self, front: KeptFront) -> None:
         """Tokens are taken away, and a dead nginx is replaced, while models load."""

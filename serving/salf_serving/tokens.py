@@ -25,8 +25,10 @@ def read_tokens(path: Path) -> dict[str, str]:
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FrontError(f"the tokens in {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise FrontError(f"the tokens in {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FrontError(f"the tokens in {path} are no text") from error
     if mode & 0o027:  # a group may read: Kubernetes mounts secrets so
         raise FrontError(f"{path} holds tokens and must be closed to others: chmod 600 {path}")
     found: dict[str, str] = {}

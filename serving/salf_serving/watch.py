@@ -73,17 +73,23 @@ class RepositoryWatch:
         self._seen: dict[str, str] = {}
         self._refused_looks: set[tuple[tuple[str, str], ...]] = set()
         self._refused_contents: dict[str, RefusedVersionError] = {}
+        self._postponed: dict[str, Mapping[str, str]] = {}
 
     def first_copy(self) -> None:
         """Fill the folder of served copies.
 
         Raises:
-            RepositoryError: the repository cannot be served.
+            RepositoryError: the repository cannot be served, or not be copied.
             RefusedVersionError: one of its models is not as it was published.
         """
-        for name in check_repository(self._repository):
-            look = signature(self._repository / name)
-            copy_model(self._repository / name, self._live / name)
+        for name in check_repository(self._repository, copied=True):
+            try:
+                look = signature(self._repository / name)
+                copy_model(self._repository / name, self._live / name)
+            except OSError as error:
+                raise RepositoryError(
+                    f"model {name} cannot be copied to where it is served from, below $XDG_STATE_HOME: {error}"
+                ) from error
             check_files(self._live / name)
             check_documents(self._live / name)
             self.served[name] = look
@@ -126,7 +132,8 @@ class RepositoryWatch:
     def _signatures(self) -> dict[str, str]:
         """Model -> signature; empty if the repository is not there or is being changed at this moment."""
         try:
-            names = [path.name for path in self._repository.iterdir() if (path / CONFIG_FILE).is_file()]
+            folders = (path for path in self._repository.iterdir() if path.name[0] != ".")
+            names = [path.name for path in folders if (path / CONFIG_FILE).is_file()]
         except OSError:
             return {}
         found = {}
@@ -150,7 +157,11 @@ class RepositoryWatch:
         return families
 
     def _checked(self, family: str, looks: Mapping[str, str]) -> Change | None:
-        folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        except OSError as error:
+            self._postpone(family, looks, error)
+            return None
         keep = False
         try:
             models = folder / "models"
@@ -171,13 +182,19 @@ class RepositoryWatch:
                 return None
             keep = True
         except (OSError, PortTakenError) as error:
-            _logger.warning("%s could not be checked and will be tried again: %s", family, error)
+            self._postpone(family, looks, error)
             return None
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
         copies = {name: models / name for name in looks}
         return Change(family=family, copies=copies, removed=(), signatures=dict(looks), folder=folder)
+
+    def _postpone(self, family: str, looks: Mapping[str, str], error: Exception) -> None:
+        """Say it once: it is tried every second, and a disk may be full for days."""
+        if self._postponed.get(family) != looks:
+            _logger.warning("%s could not be checked, which is tried again until it can: %s", family, error)
+        self._postponed[family] = looks
 
     def _check_all(self, models: Path, names: Iterable[str]) -> None:
         for name in names:

@@ -1,6 +1,7 @@
 """A tiny model whose right answers are one line of numpy."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from salf_serving import RunningServer, Runtime, free_port, launch
+from salf_serving import FrontSettings, RunningServer, Runtime, free_port, launch
+from salf_serving.front import Front
+from salf_serving.kept_front import KeptFront
+from salf_serving.nginx_config import FrontFiles
+from salf_serving.status import Status
 
 # Test files are imported one by one (importlib mode); what they share lies beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,6 +126,15 @@ def nginx(debian_program: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stream_module(nginx: Path, debian_file: Callable[[str, str], Path]) -> Iterator[Path]:
+    """nginx's stream module, where salf finds it."""
+    module = debian_file("usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SALF_NGINX_MODULES", str(module.parent))
+        yield module
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Tiny:
     return Tiny()
 
@@ -149,3 +163,44 @@ def start(runtime: Runtime, tmp_path: Path) -> Callable[[Path], None]:
             pass
 
     return run
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that nginx's workers may look into, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture
+def kept(nginx, tmp_path, public, monkeypatch):
+    """Start nginx with settings, and nothing behind it; gives the front, its status, and what it was made from."""
+    monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
+    running = []
+
+    def start(*, triton_port: int | None = None, **settings) -> tuple[KeptFront, Status, Front]:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        front = Front(
+            nginx=nginx,
+            settings=FrontSettings(**settings),
+            files=FrontFiles(
+                folder=folder, ready=public / "ready", access_log=tmp_path / "a.log", error_log=tmp_path / "e.log"
+            ),
+            port=free_port(),
+            triton_port=triton_port or free_port(),
+            control_key="KEY",
+        )
+        status = Status()
+        one = KeptFront(front, status, stop_timeout_s=3)
+        running.append(one)
+        one.prepare()
+        one.start()
+        status.set_problem("start", None)
+        return one, status, front
+
+    yield start
+    for one in running:
+        one.drain_and_stop()

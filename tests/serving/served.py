@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -174,6 +175,11 @@ def serving(
     wait_until(lambda: all(is_gone(pid) for pid in tree), what="the end of all processes")
     wait_until(lambda: not shared_memory_of(process.pid), what="the removal of shared memory")
     assert not list((folder / "state" / "salf").glob("run-*")), "the run's folder was left behind"
+
+
+def takes_connections(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def infer_request(images: np.ndarray, targets: np.ndarray, model: str = "tiny") -> service_pb2.ModelInferRequest:

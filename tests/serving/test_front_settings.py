@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from salf_serving import FrontError, FrontSettings, read_front_settings
 from salf_serving.front import Front
 from salf_serving.nginx_config import FrontFiles, nginx_config
+from salf_serving.nginx_connections import find_stream_module
 from salf_serving.tokens import read_tokens, token_map
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,6 +32,7 @@ CASES = {
         concurrent_requests=10,
         concurrent_requests_per_client=4,
         requests_per_second_per_client=50,
+        connections_per_client=20,
         log_addresses=True,
     ),
 }
@@ -40,6 +42,7 @@ def text_of(settings: FrontSettings, traced_share: float | None = None) -> str:
     return nginx_config(
         settings, FILES, port=8001, triton_port=9001, control_key="KEY", worker_user="nobody nogroup",
         traced_share=traced_share,
+        stream_module=None if settings.connections_per_client is None else Path("/modules/ngx_stream_module.so"),
     )  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def test_no_call_passes_that_is_not_listed():
     service = "= /inference.GRPCInferenceService/"
     calls = ("ModelInfer", "ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
              "RepositoryIndex")  # fmt: skip
-    assert passed == {service + call for call in calls} | {"= /grpc.health.v1.Health/Check"}
+    assert passed == {service + call for call in calls} | {"= /grpc.health.v1.Health/Check", "@while_out"}
 
 
 def test_nginx_accepts_it_and_refuses_what_it_cannot_use(tmp_path, nginx):
@@ -183,6 +186,18 @@ def test_a_missing_nginx_is_told_with_the_command(monkeypatch):
     monkeypatch.setenv("SALF_NGINX", "no-such-nginx")
     with pytest.raises(FrontError, match=r"no-such-nginx is missing; install it with `apt-get install .* nginx`"):
         find_nginx()
+
+
+def test_a_missing_stream_module_is_told_with_the_command(nginx, tmp_path):
+    with pytest.raises(
+        FrontError, match=r"no .*ngx_stream_module.so; install it with `apt-get .* libnginx-mod-stream`"
+    ):
+        find_stream_module(nginx, str(tmp_path))
+    (tmp_path / "nginx").write_text("#!/bin/sh\necho 'configure arguments: --with-stream --with-threads' >&2\n")
+    (tmp_path / "nginx").chmod(0o755)
+    assert find_stream_module(tmp_path / "nginx", None) is None, "it is built in"
+    with pytest.raises(FrontError, match="does not say how it was built"):
+        find_stream_module(tmp_path / "none", None)
 
 
 def test_nginx_itself_is_real(nginx):

@@ -2,69 +2,31 @@
 
 import datetime as dt
 import os
+import shutil
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 from certificates import write_certificate
-from served import code_of, stub_on, wait_until
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from served import code_of, is_gone, process_tree, stub_on, wait_until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from salf_serving import FrontSettings, ServingError, free_port
+from salf_serving import FrontError, ServingError
 from salf_serving.access_log import AccessLog
-from salf_serving.front import Front
 from salf_serving.front_check import ask_front
-from salf_serving.kept_front import KeptFront
-from salf_serving.nginx_config import FrontFiles
 from salf_serving.status import Status
 
 SECRET = "0123456789abcdef0123456789ABCDEF"
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that nginx's workers may look into, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
-@pytest.fixture
-def kept(nginx, tmp_path, public, monkeypatch):
-    """Start nginx with settings; gives the front, its status and its files."""
-    monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
-    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
-    running = []
-
-    def start(**settings) -> tuple[KeptFront, Status, Front]:
-        folder = tmp_path / "run"
-        folder.mkdir()
-        front = Front(
-            nginx=nginx,
-            settings=FrontSettings(**settings),
-            files=FrontFiles(
-                folder=folder, ready=public / "ready", access_log=tmp_path / "a.log", error_log=tmp_path / "e.log"
-            ),
-            port=free_port(),
-            triton_port=free_port(),
-            control_key="KEY",
-        )
-        status = Status()
-        one = KeptFront(front, status, stop_timeout_s=3)
-        running.append(one)
-        one.start()
-        status.set_problem("start", None)
-        return one, status, front
-
-    yield start
-    for one in running:
-        one.drain_and_stop()
 
 
 @pytest.fixture
@@ -133,6 +95,57 @@ def test_a_hanging_nginx_is_not_ready(kept):
             os.kill(pid, signal.SIGCONT)
     front.look_after()
     assert status.problems == {}
+    assert front._process.guard.poll() is None, "it may have been busy"
+
+
+def test_an_nginx_that_goes_on_hanging_is_killed_and_started_again(kept, monkeypatch):
+    monkeypatch.setattr("salf_serving.kept_front._HANGS_AFTER_S", 1.5)
+    front, status, _ = kept()
+    assert front._process is not None
+    hanging = process_tree(front._process.pid)
+    assert len(hanging) >= 2, "nginx and its worker"
+    for pid in hanging:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: front.look_after() or status.problems == {}, what="a new nginx")
+    assert all(is_gone(pid) for pid in hanging)
+    assert status.registry.get_sample_value("salf_restarts_total", {"process": "front"}) == 1
+
+
+def test_an_nginx_that_only_turns_connections_away_is_left_alone(kept, monkeypatch):
+    """Strangers could otherwise make salf kill it, with all that is under way, by opening connections."""
+    monkeypatch.setattr("salf_serving.kept_front._HANGS_AFTER_S", 0.0)
+
+    def turned_away(*_arguments, **_options):
+        raise FrontError("nginx does not answer on port 1 as HTTP/2 wants it")
+
+    front, status, _ = kept()
+    monkeypatch.setattr("salf_serving.kept_front.ask_front", turned_away)
+    front.look_after()
+    assert list(status.problems) == ["front"]
+    assert front._process is not None
+    assert front._process.guard.poll() is None
+
+
+def test_an_expired_certificate_is_told_from_the_start_on(kept, tls, tmp_path):
+    write_certificate(tmp_path, "server", until=dt.datetime.now(dt.UTC) - dt.timedelta(days=1))
+    _, status, _ = kept(**tls)
+    assert status.problems["front"] == "the front's certificate is not valid now: certificate has expired"
+
+
+def test_a_key_with_a_pass_phrase_is_told_before_nginx_asks_for_it(kept, tls):
+    key = load_pem_private_key(tls["certificate_key"].read_bytes(), None)
+    closed = BestAvailableEncryption(b"open sesame")
+    for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+        tls["certificate_key"].write_bytes(key.private_bytes(Encoding.PEM, form, closed))
+        with pytest.raises(FrontError, match=r"server\.key asks for a pass phrase.*`openssl pkey"):
+            kept(**tls)
+        shutil.rmtree(tls["certificate_key"].parent / "run")
+
+
+def test_a_log_that_cannot_be_written_is_told(kept, tmp_path):
+    (tmp_path / "a.log").mkdir()
+    with pytest.raises(FrontError, match=r"nginx refuses its configuration: .*a\.log"):
+        kept()
 
 
 def test_the_certificates_end_is_told_and_not_waited_for(kept, tls, tmp_path):

@@ -13,9 +13,9 @@ from salf_serving.status import Status
 class Triton:
     """Counts what is done to it, in the place of a KeptTriton."""
 
-    def __init__(self, *, dead_workers=(), reload_helps=True) -> None:
+    def __init__(self, *, dead_workers=(), reload_helps=True, can_take_out=True) -> None:
         self.done: list[str] = []
-        self._dead, self._reload_helps = dead_workers, reload_helps
+        self._dead, self._reload_helps, self._can_take_out = dead_workers, reload_helps, can_take_out
         self.server = SimpleNamespace(grpc_address="127.0.0.1:1")
 
     def died(self) -> bool:
@@ -27,6 +27,10 @@ class Triton:
     def start_again(self, reason: str) -> None:
         self.done.append(f"start: {reason}")
 
+    def take_out(self, model: str) -> bool:
+        self.done.append(f"take out {model}")
+        return self._can_take_out
+
     def reload(self, model: str, reason: str) -> bool:
         self.done.append(f"reload {model}: {reason}")
         return self._reload_helps
@@ -36,11 +40,13 @@ class Triton:
 def mend(tmp_path):
     """Mend once, after so many wrong probes of each model; returns what is still counted as wrong."""
 
-    def run(triton: Triton, wrong: dict[str, int]) -> dict[str, tuple[int, str]]:
+    def run(triton: Triton, wrong: dict[str, int], untrue=()) -> dict[str, tuple[int, str]]:
         steady = threading.Lock()
         probing = Probing(triton, tmp_path, Status(), interval_s=1, timeout_s=1, steady=steady)
         probing.wrong = {model: (times, f"{model} is wrong") for model, times in wrong.items()}
-        mend_models(triton, probing, steady=steady, say_unready=lambda _model, _reason: None)
+        probing.untrue = set(untrue)
+        said = lambda _model, _reason: triton.done.append(f"refused: {sorted(probing.untrue)}") if untrue else None  # noqa: E731
+        mend_models(triton, probing, steady=steady, say_unready=said)
         return probing.wrong
 
     return run
@@ -68,3 +74,28 @@ def test_each_wrong_model_gets_new_workers_once(mend):
     assert {model: times for model, (times, _) in wrong.items()} == {
         "a": RELOAD_AFTER - 1, "b": RELOAD_AFTER + 1, "c": RELOAD_AFTER + 1, "d": RELOAD_AFTER + 1
     }  # fmt: skip
+
+
+def test_models_that_answer_wrong_are_taken_out_before_the_first_gets_new_workers(mend):
+    triton = Triton()
+    wrong = mend(triton, {"a": 1, "b": 2}, untrue=("a", "b"))
+    assert triton.done[:4] == ["refused: ['a', 'b']", "refused: ['a', 'b']", "take out a", "take out b"]
+    assert [done for done in triton.done if done.startswith("reload")] == [
+        "reload a: a is wrong",
+        "reload b: b is wrong",
+    ]
+    assert {done for done in triton.done[4:] if done.startswith("refused")} == {"refused: []"}, "all others go on"
+    assert {model: times for model, (times, _) in wrong.items()} == {"a": RELOAD_AFTER + 1, "b": RELOAD_AFTER + 1}
+
+
+def test_a_model_that_cannot_be_taken_out_keeps_everybody_out_until_it_has_new_workers(mend):
+    triton = Triton(can_take_out=False)
+    mend(triton, {"a": RELOAD_AFTER}, untrue=("a",))
+    refused = "refused: ['a']"
+    assert triton.done == [refused, "take out a", refused, "reload a: a is wrong"]
+
+
+def test_a_model_that_new_workers_do_not_help_makes_triton_start_again(mend):
+    triton = Triton()
+    mend(triton, {"a": RESTART_AFTER}, untrue=("a",))
+    assert triton.done == ["refused: ['a']", "start: a is wrong"]

@@ -4,6 +4,7 @@ The length is a CI size of 8 seconds. The full size is 10 minutes:
 SALF_LOAD_SECONDS=600 python -m pytest tests/serving/test_mixed_load.py
 """
 
+import logging
 import os
 import random
 import threading
@@ -21,6 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from salf_contract import EDIT_SLOTS, NO_CONCEPT, decode_picture, parse_metadata, prepare
 
+_logger = logging.getLogger(__name__)
 SECONDS = float(os.environ.get("SALF_LOAD_SECONDS", "8"))
 CLIENTS = 6
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -143,6 +145,7 @@ def test_no_answer_is_wrong_and_none_is_lost_on_any_model(runtime, nginx, tmp_pa
         assert served.metric("salf_restarts_total") == 0
         assert served.metric("salf_worker_restarts_total") == 0
         assert len(shared_memory_of(served.process.pid)) == pieces
+    _logger.info("%d answers right of %d, %s, grown by %.1f MB", sum(right), sum(sent), per_model, grown_mb)
     assert not problems, problems[:5]
     assert sum(right) == sum(sent) > 50
     assert min(per_model.values()) > 0, per_model

@@ -78,13 +78,20 @@ def test_requests_are_counted_once_and_half_lines_later(tmp_path):
     half = line()[:30]
     with path.open("a") as file:
         file.write(
-            line() + line(by="front", grpc_status="8", reason="too_many") + line(http_status=499) + "no JSON\n" + half
+            line()
+            + line(by="front", grpc_status="8", reason="too_many")
+            + line(http_status=499)
+            + line(http_status=408, grpc_status="none")
+            + "no JSON\n"
+            + half
         )
     log.count()
     log.count()
     assert count(call="ModelInfer", by="triton", grpc_status="0") == 1
     assert count(call="ModelInfer", by="front", grpc_status="8") == 1
     assert count(call="ModelInfer", by="triton", grpc_status="cancelled") == 1
+    assert count(call="ModelInfer", by="front", grpc_status="too_slow") == 1, "no fault of the server's"
+    assert status.registry.get_sample_value("salf_front_refusals_total", {"reason": "malformed"}) == 1
     assert count(call="other", by="front", grpc_status="unreadable") == 1
     assert status.registry.get_sample_value("salf_front_refusals_total", {"reason": "too_many"}) == 1
     assert status.registry.get_sample_value("salf_front_refusals_total", {"reason": "too_large"}) == 0

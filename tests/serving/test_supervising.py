@@ -2,12 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from served import wait_until
 
-from salf_serving import FrontSettings, LaunchSettings, ServeSettings
+from salf_serving import FrontSettings, LaunchSettings, ServeSettings, ServingError, free_port, serve
 from salf_serving.errors import ServerDiedError
 from salf_serving.supervisor import _Supervisor
 
@@ -24,8 +25,8 @@ class Front:
             error, self.error = self.error, None
             raise error
 
-    def set_flags(self, *, ready: bool, right: bool) -> None:
-        self.flags = (ready, right)
+    def set_flags(self, *, ready: bool, right: bool, out: bool) -> None:
+        self.flags = (ready, right, out)
 
 
 @pytest.fixture
@@ -61,11 +62,66 @@ def test_an_odd_error_of_the_front_is_not_its_end_but_too_many_deaths_are(superv
 
 def test_the_front_is_told_of_wrong_answers(supervisor):
     supervisor._say_ready()
-    assert supervisor._front.flags == (True, True)
+    assert supervisor._front.flags == (True, True, False)
     supervisor._probing.untrue.add("a")
     supervisor._status.set_problem("model a", "answered wrongly")
     supervisor._say_ready()
-    assert supervisor._front.flags == (False, False)
+    assert supervisor._front.flags == (False, False, False)
+    supervisor._probing.taken_out(["a"])
+    supervisor._say_ready()
+    assert supervisor._front.flags == (False, True, True)
+    supervisor._probing.proved_right(["a"])
+    supervisor._status.set_problem("model a", None)
+    supervisor._say_ready()
+    assert supervisor._front.flags == (True, True, False)
+
+
+def test_readiness_is_logged_when_it_changes(supervisor, caplog):
+    caplog.set_level("INFO", "salf_serving")
+    for _ in range(3):
+        supervisor._say_ready()
+    supervisor._status.set_problem("front", "the front's certificate is not valid now")
+    for _ in range(3):
+        supervisor._say_ready()
+    supervisor._status.set_problem("front", None)
+    supervisor._say_ready()
+    assert caplog.messages == ["ready", "not ready: front: the front's certificate is not valid now", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("grpc", "metrics", "status", "said"),
+    [
+        (8001, None, 8001, "--port and --status-port are both 8001"),
+        (8001, 8001, 8003, "--port and --metrics-port are both 8001"),
+        (8001, 8002, 8002, "--metrics-port and --status-port are both 8002"),
+    ],
+)
+def test_each_port_is_given_once(tmp_path, grpc, metrics, status, said):
+    with pytest.raises(ServingError, match=said):
+        ServeSettings(
+            launch=LaunchSettings(repository=tmp_path, grpc_port=grpc, metrics_port=metrics), status_port=status
+        )
+
+
+def test_wrong_tokens_and_addresses_are_told_before_models_load(tmp_path, monkeypatch, nginx, tiny):
+    """Loading may take minutes."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("SALF_NGINX", str(nginx))
+    monkeypatch.setattr(_Supervisor, "_stop", lambda _supervisor: None)
+    monkeypatch.setattr("salf_serving.kept_triton.launched", lambda _settings: pytest.fail("a model was loaded"))
+    tiny.write(tmp_path / "models")
+    launch = LaunchSettings(repository=tmp_path / "models", grpc_port=free_port())
+    for front, said in (
+        (FrontSettings(tokens=tmp_path / "none"), r"the tokens in .*none cannot be read: No such file or directory$"),
+        (FrontSettings(address="192.0.2.1", allow_plaintext=True), "192.0.2.1 is no address of this host"),
+    ):
+        with pytest.raises(ServingError, match=said):
+            serve(ServeSettings(launch=launch, front=front))
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    logs = replace(launch, log_file=in_the_way / "triton.log")
+    with pytest.raises(ServingError, match=r"the front's log .* cannot be written"):
+        serve(ServeSettings(launch=logs, front=FrontSettings()))
 
 
 def test_the_watch_survives_what_nobody_thought_of(supervisor, monkeypatch):

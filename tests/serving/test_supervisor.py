@@ -4,14 +4,30 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from served import is_gone, load, serving, shared_memory_of, wait_until
+from served import (
+    code_of,
+    infer_request,
+    is_gone,
+    is_right,
+    load,
+    serving,
+    shared_memory_of,
+    stub_on,
+    takes_connections,
+    wait_until,
+)
 
 from salf_contract import with_served_version
 from salf_serving import LaunchSettings, free_port, kept_triton
+from salf_serving.mending import mend_models
+from salf_serving.probing import Probing
 from salf_serving.status import Status
 
 TYPED = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"}
@@ -134,6 +150,47 @@ def test_a_triton_that_gave_many_new_workers_is_started_again(tiny, runtime, tmp
         assert triton.stop() == 0
 
 
+def test_a_model_that_answers_wrong_is_taken_out_while_others_are_answered(tiny, config, runtime, tmp_path):
+    models = tmp_path / "models"
+    folder = tiny.write(models)
+    shutil.copytree(models / "tiny", models / "other")
+    (models / "other/config.pbtxt").write_text(config.replace('"tiny"', '"other"'))
+    settings = LaunchSettings(
+        repository=models, grpc_port=free_port(), log_file=tmp_path / "triton.log", control_key="0" * 64
+    )
+    status, steady = Status(), threading.Lock()
+    triton = kept_triton.KeptTriton(settings, status)
+    probing = Probing(triton, models, status, interval_s=1, timeout_s=10, steady=steady)
+    triton.start()
+    images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
+    meanwhile: dict[str, tuple[str, str]] = {}
+
+    def look(model: str, _reason: str) -> None:
+        if not probing.untrue and not meanwhile:
+            channel, stub = stub_on(triton.server.grpc_address)
+            for name in ("tiny", "other"):
+                meanwhile[name] = code_of(stub.ModelInfer, infer_request(images, targets, name))
+            channel.close()
+            (folder / "probe.npz").write_bytes(right)
+
+    try:
+        right = (folder / "probe.npz").read_bytes()
+        wrong = tiny.write(tmp_path / "wrong", probe="wrong") / "probe.npz"
+        shutil.copyfile(wrong, folder / "probe.npz")  # as if its answers had changed
+        probing._probe_all()
+        assert probing.untrue == {"tiny"}
+        mend_models(triton, probing, steady=steady, say_unready=look)
+        assert meanwhile["other"] == ("OK", "")
+        assert meanwhile["tiny"][0] == "NOT_FOUND", "which the front changes"
+        assert probing.out == set()
+        probing._probe_all()
+        assert probing.wrong == {}
+        assert status.registry.get_sample_value("salf_worker_restarts_total", {"model": "tiny"}) == 1
+        assert triton.dead_workers() == ()
+    finally:
+        assert triton.stop() == 0
+
+
 @pytest.fixture
 def own(tiny, config, runtime, nginx, tmp_path):
     """A server that may be broken."""
@@ -154,6 +211,23 @@ def test_a_killed_supervisor_leaves_nothing_but_what_the_next_start_removes(own,
     removed = remove_stale(tmp_path / "serve" / "state" / "salf")
     assert any(path.name == f"salf_{own.process.pid}_left" for path in removed)
     assert any(path.name.startswith(f"run-{own.process.pid}-") for path in removed)
+
+
+def test_what_is_under_way_when_the_server_is_stopped_is_answered(own, tiny):
+    channel, stub = stub_on(own.address)
+    images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
+    triton = own.triton()
+    os.kill(triton, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(stub.ModelInfer, infer_request(images, targets), timeout=20)
+        time.sleep(0.5)
+        own.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not takes_connections(own.port), what="a closed door")
+        assert not waiting.done()
+        os.kill(triton, signal.SIGCONT)
+        assert is_right(waiting.result(), tiny.answers(images, targets))
+    assert own.process.wait(20) == 0
+    channel.close()
 
 
 def test_a_guard_killed_with_triton_is_replaced(own, tiny):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from committed_models import COMMITTED, newest, write_manifest
 
-from salf_serving import ProbeError
+from salf_serving import ProbeError, RepositoryError
 from salf_serving.control import retiring
 from salf_serving.errors import ProbeTimeoutError, ServerDiedError, StartError, StartupTimeoutError
+from salf_serving.repository import check_repository
 from salf_serving.restarts import MOST_DEATHS, Restarts
 from salf_serving.watch import RepositoryWatch
 
@@ -50,6 +51,23 @@ class Watched:
 def watched(scenes, tmp_path) -> Watched:
     shutil.copytree(COMMITTED / "scenes_all_maps", scenes.parent / "scenes_all_maps")
     return Watched(scenes.parent, tmp_path / "live")
+
+
+def test_what_is_no_model_may_lie_beside_models_that_are_copied(scenes, tmp_path):
+    for name in (".git", ".snapshot", "lost+found"):
+        (scenes.parent / name).mkdir()
+    shutil.copy(scenes / "config.pbtxt", scenes.parent / ".snapshot" / "config.pbtxt")
+    watched = Watched(scenes.parent, tmp_path / "live")
+    assert list(watched.watch.served) == ["scenes"]
+    assert watched.looks(3) is None
+    with pytest.raises(RepositoryError, match="is not a model"):
+        check_repository(scenes.parent)
+
+
+def test_what_cannot_be_copied_is_told_in_one_sentence(scenes, tmp_path):
+    (newest(scenes) / "more").symlink_to("/nowhere")
+    with pytest.raises(RepositoryError, match=r"model scenes cannot be copied .*: \[Errno 2\] No such file .*/more'$"):
+        Watched(scenes.parent, tmp_path / "live")
 
 
 def test_nothing_is_tried_without_a_change(watched):
@@ -110,6 +128,22 @@ def test_what_only_the_moment_kept_from_its_trial_is_tried_again_when_it_is_touc
     assert watched.looks(5) is None, "it costs a trial, so somebody must ask for it"
     os.utime(newest(scenes) / "model.onnx")
     assert watched.looks(2) is not None
+
+
+def test_a_change_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkeypatch, caplog):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("salf_serving.watch.copy_model", full)
+        os.utime(newest(scenes) / "model.onnx")
+        assert watched.looks(6) is None
+        patch.setattr("tempfile.mkdtemp", full)
+        assert watched.looks(3) is None
+    assert [message for message in caplog.messages if "No space left on device" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert watched.looks(2) is not None
+    assert watched.refused == []
 
 
 def test_what_fails_its_manifest_is_not_even_tried(watched, scenes):
