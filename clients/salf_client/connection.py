@@ -112,8 +112,10 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
-            # Which calls are repeated is decided here, where the budget is known.
-            ("grpc.enable_retries", 0),
+            # Which calls are repeated is decided here, where the budget is known. What gRPC sends again by itself is
+            # what the server never read, having closed an old connection just then; it must fit into this buffer.
+            ("grpc.enable_retries", 1),
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
         ]
         if self.tls is not None and self.tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))

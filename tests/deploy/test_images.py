@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -45,6 +46,15 @@ def test_images_beside_the_server_are_those_of_pyproject(pins):
     assert services["prometheus"]["image"] == pins["images"]["prometheus"]
     assert services["grafana"]["image"] == pins["images"]["grafana"]
     assert f"image: {pins['images']['rclone']}\n" in overlay
+
+
+def test_manifests_name_the_image_of_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    files = [*(ROOT / "deploy" / "kubernetes").rglob("*.yaml"), *(ROOT / "deploy" / "kserve").glob("*.yaml")]
+    tags = [tag for path in files for tag in re.findall(r"(?:cpu|gpu)-(\d[\w.]*)", path.read_text())]
+
+    assert len(tags) >= 5
+    assert set(tags) == {version}
 
 
 def test_the_servers_locked_packages_are_its_pins():

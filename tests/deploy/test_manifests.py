@@ -162,6 +162,10 @@ def test_composes_services_find_each_other_and_their_files():
     assert scraped["static_configs"][0]["targets"] == ["server:8003"]
     assert (DEPLOY / mounts[provider["options"]["path"]] / "salf.json").is_file()
     assert source["url"] == "http://prometheus:9090"
+    assert (
+        f"--storage.tsdb.path={next(inside for inside, name in mounts.items() if name == 'prometheus')}"
+        in (services["prometheus"]["command"])
+    )
     assert {"server", "prometheus"} <= services.keys()
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from encoded_requests import Endpoint, Failure
 from PIL import Image, PngImagePlugin
-from served import Served, is_gone, serving, shared_memory_of, wait_until
+from prometheus_client import CollectorRegistry
+from served import Served, is_gone, own_connections, serving, shared_memory_of, wait_until
 
+from salf_client import Client
+from salf_client.telemetry import PrometheusObserver
 from salf_serving.control import workers
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +28,8 @@ TYPED = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 @pytest.fixture(scope="module")
 def served(runtime, nginx, tmp_path_factory):
-    with serving(ROOT / "model_repository", tmp_path_factory.mktemp("encoded"), nginx=nginx) as running:
+    folder, front = tmp_path_factory.mktemp("encoded"), "connection_age_s = 1\n"
+    with serving(ROOT / "model_repository", folder, nginx=nginx, front=front) as running:
         yield running
 
 
@@ -82,6 +86,30 @@ def test_no_picture_and_no_word_of_one_is_written_anywhere(served: Served):
     assert files_holding(MARK, folders) == []
     assert files_holding(b"ModelInfer", folders), "the logs were looked at"
     wait_until(served.is_ready, what="readiness")
+
+
+@pytest.mark.parametrize("kilobytes", [60, 600])
+def test_no_call_of_a_busy_client_notices_that_old_connections_are_closed(served: Served, kilobytes):
+    """Also of requests larger than what gRPC keeps for sending again by default."""
+    wait_until(served.is_ready, what="readiness")
+    picture = PICTURE + bytes(max(0, 1000 * kilobytes - len(PICTURE)))  # what follows a JPEG's end is not looked at
+    registry, seen, deadline_s = CollectorRegistry(), set(), time.monotonic() + 5
+
+    def ask() -> None:
+        while time.monotonic() < deadline_s:
+            assert client.explain(picture).label == "harbour"
+
+    with Client(served.address, observers=[PrometheusObserver(registry)]) as client, ThreadPoolExecutor(12) as pool:
+        asking = [pool.submit(ask) for _ in range(12)]
+        while time.monotonic() < deadline_s:
+            seen |= own_connections(served.port)
+            time.sleep(0.1)
+        for one in asking:
+            one.result()
+
+    assert len(seen) >= 3, "connections were closed"
+    (failed,) = (metric for metric in registry.collect() if metric.name == "salf_client_failed_attempts")
+    assert failed.samples == []
 
 
 def living(served: Served) -> list[int]:

@@ -5,14 +5,24 @@ import random
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from certificates import write_certificate
-from served import access_log, code_of, command_of, infer_request, is_right, rss_mb, serving, stub_on, wait_until
+from served import (
+    access_log,
+    code_of,
+    command_of,
+    infer_request,
+    is_right,
+    own_connections,
+    rss_mb,
+    serving,
+    stub_on,
+    wait_until,
+)
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -156,16 +166,6 @@ def _is_closed(connection: socket.socket) -> bool:
     except OSError:
         return True
     return True
-
-
-def own_connections(port: int) -> set[str]:
-    """Inodes of this process's sockets that are connected to a port of this host."""
-    ours = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # gRPC closed it just now
-            ours.add(path.readlink().name)
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    return {line[9] for line in lines if line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in ours}
 
 
 def test_old_connections_give_way_to_new_ones_and_no_request_is_lost(served, good):
