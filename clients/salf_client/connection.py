@@ -110,8 +110,9 @@ class Connection:
             ("grpc.use_local_subchannel_pool", 1),
             # A server that comes back is found quickly.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
+            # Not a pause, whatever its name: how long an attempt to connect may take, encryption included.
+            ("grpc.min_reconnect_backoff_ms", 5000),
             # Which calls are repeated is decided here, where the budget is known. What gRPC sends again by itself is
             # what the server never read, having closed an old connection just then; it must fit into this buffer.
             ("grpc.enable_retries", 1),

@@ -1,7 +1,10 @@
 """How a connection is secured and what travels beside each request; settings that cannot work are refused."""
 
 import asyncio
+import queue
 import subprocess
+import threading
+from contextlib import contextmanager, suppress
 
 import grpc
 import numpy as np
@@ -93,3 +96,55 @@ def test_compression_headers_and_a_token_reach_the_server(monkeypatch):
     assert [headers["x-team"] for headers in seen] == ["boats"] * 2
     first, second = (headers["authorization"].removeprefix("Bearer token-") for headers in seen)
     assert int(second) == int(first) + 1
+
+
+@contextmanager
+def far_away(address, delay_s):
+    """A server at the other end of a slow line: whatever either side says arrives so much later."""
+    host, _, port = address.rpartition(":")
+
+    async def carried(reader, writer):
+        loop = asyncio.get_running_loop()
+        last_s = 0.0
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                last_s = max(last_s, loop.time() + delay_s)
+                loop.call_at(last_s, writer.write, data)
+            await asyncio.sleep(delay_s)
+        writer.close()
+
+    async def connected(reader, writer):
+        there = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(carried(reader, there[1]), carried(there[0], writer))
+
+    async def serve():
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        found.put(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await ended.wait()
+        server.close()
+
+    found, ended = queue.Queue(), asyncio.Event()
+    with asyncio.Runner() as runner:  # whose end cancels what is still carried
+        loop = runner.get_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+        thread.start()
+        try:
+            yield found.get(timeout=10)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+            thread.join()
+
+
+def test_a_server_at_the_end_of_a_slow_line_is_reached_at_the_first_attempt():
+    """As between continents, with encryption: the first word of gRPC comes later than a tenth of a second."""
+
+    async def asked(address):
+        async with AsyncClient(address, retry=Retry(attempts=1)) as client:
+            return await client.model(timeout_s=20)
+
+    with (
+        mock_server() as server,
+        far_away(server.address, 0.15) as address,
+        Client(address, retry=Retry(attempts=1)) as client,
+    ):
+        assert client.model(timeout_s=20) == asyncio.run(asked(address))
