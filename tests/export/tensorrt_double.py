@@ -81,7 +81,7 @@ class _Network:
         def tensor(name: str) -> SimpleNamespace:
             return SimpleNamespace(name=name, dtype=_TYPES.get(types.get(name, 0), "other"))
 
-        # NVIDIA's parser makes a layer of each constant, under the constant's own name (importerUtils, convertToTensor).
+        # NVIDIA's parser makes a layer of each constant, under the constant's own name (convertToTensor).
         self.layers += [_Layer(constant.name, [], [tensor(constant.name)]) for constant in graph.initializer]
         for node in graph.node:
             self.layers.append(_Layer(node.name, [tensor(n) for n in node.input], [tensor(n) for n in node.output]))

@@ -1,7 +1,7 @@
 """Every graph of every kind of model: CNN and transformer, both poolings, maps resized or not, never square.
 
-Each is compared with PyTorch in float64 on batches of 1, 3 and 5, in ONNX Runtime and in OpenVINO, and with the table of
-operators.
+Each is compared with PyTorch in float64 on batches of 1, 3 and 5, in ONNX Runtime and in OpenVINO, and with the table
+of operators.
 """
 
 import onnx
