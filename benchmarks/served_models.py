@@ -23,6 +23,7 @@ from salf_contract import (
 )
 from salf_export.artefacts import make_artefact
 from salf_export.folding import graph_head, linear_head
+from salf_export.graph_builder import tensor_dims
 from salf_export.graphs import explain_graph
 from salf_export.kinds import Kind
 from salf_export.publishing import publish
@@ -95,6 +96,7 @@ def publish_model(
                 documents={1: document},
                 settings=ServingSettings(),
                 runtime=kind.runtime,
+                fixed_dims=None if role == "encoded" else tensor_dims(graph),
             ),
             files={**({} if role == "encoded" else files), METADATA_FILE: document.to_json().encode()},
         )

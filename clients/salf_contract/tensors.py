@@ -1,7 +1,8 @@
 """Names, types and shapes of the tensors on the wire.
 
 Axis letters: B batch, H W picture, h w concept map, K classes, M concepts, n top slots.
-Dimensions that may change with a model's version (K, M, n) are -1, as in config.pbtxt; B is never listed.
+Dimensions that may change with a model's version (K, M, n) are -1; config.pbtxt says those of the served version. B is
+never listed.
 """
 
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ from salf_export.errors import OptionError, SourceError
 from salf_export.explanation_fidelity import compare_with_source
 from salf_export.folding import graph_head, linear_head
 from salf_export.gate import check_enough, check_gate
-from salf_export.graph_builder import identity_features
+from salf_export.graph_builder import identity_features, tensor_dims
 from salf_export.graphs import (
     all_maps_graph,
     all_scores_graph,
@@ -234,6 +234,7 @@ def export_checkpoint(
                 documents={**present[role], number: document},
                 settings=settings,
                 runtime=kind.runtime,
+                fixed_dims=tensor_dims(graphs[role]) if role in graphs else None,
             ),
             files=files[role] | told,
         )

@@ -127,6 +127,14 @@ def check_graph(model: ModelProto) -> None:
         )
 
 
+def tensor_dims(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Input or output -> its dims without the batch axis, of a graph whose dims are fixed but for that."""
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
+        for value in (*model.graph.input, *model.graph.output)
+    }
+
+
 def identity_features(channels: int, rows: int, columns: int) -> ModelProto:
     """A source without a backbone, for published cases and tests: `features` FP32 [B,C,h,w] is passed through."""
     shape: list[str | int | None] = ["batch", channels, rows, columns]

@@ -107,8 +107,8 @@ def choose_version(repository: Path, names: Sequence[str], version: int | None) 
         raise OptionError(f"version is {version}, expected 1 or more")
     if version in present:
         raise RepositoryError(
-            f"version {version} of {names[0]} exists in {repository} and is never overwritten; "
-            f"leave the version out to write version {max(present) + 1}, or remove the folder first"
+            f"version {version} of {names[0]} exists in {repository} and is never overwritten; a new export takes "
+            f"{max(present) + 1}, the next free number, by itself"
         )
     return version
 

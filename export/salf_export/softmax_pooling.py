@@ -113,11 +113,16 @@ class SoftmaxPooling:
         return add_resize(graph, flat, self._cells, self.map_size, name="centred_maps_resized")
 
     def _pool(self, maps: str, *, name: str) -> str:
-        """Each map of [B,s,h*w] averaged with its own spatial softmax as weights: [B,s]."""
+        """Each map of [B,s,h*w] averaged with its own spatial softmax as weights: [B,s].
+
+        The sum's axis is squeezed away after it, not by it: OpenVINO 2026.4 takes a product that follows a sum into the
+        sum, and there scales the second picture of a batch, and all after it, by the wrong concepts' numbers.
+        """
         graph = self._graph
         shares = graph.add("Softmax", maps, name=f"{name}_cell_shares", axis=2)
         shared = graph.add("Mul", shares, maps, name=f"{name}_weighted_maps")
-        return graph.add("ReduceSum", shared, axes(graph, 2), name=name, keepdims=0)
+        column = graph.add("ReduceSum", shared, axes(graph, 2), name=f"{name}_column", keepdims=1)
+        return graph.add("Squeeze", column, axes(graph, 2), name=name)
 
     def _scale(self) -> str:
         return self._graph.constant("score_scale", self._head.score_scale)

@@ -91,7 +91,7 @@ class BuilderConfig(Protocol):
 
     def add_optimization_profile(self, profile: Profile) -> int: ...  # noqa: D102
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache: ...  # noqa: D102
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None: ...  # noqa: D102
 
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool: ...  # noqa: D102
 

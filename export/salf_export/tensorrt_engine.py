@@ -23,6 +23,7 @@ from salf_export.tensorrt_api import Builder, BuilderConfig, Network, Parser, Te
 PLAN_FILE = "model.plan"
 #: Names of the nodes behind the features begin with it, and so do the layers that TensorRT makes of them.
 _HEAD = "head/"
+_BACKBONE = "backbone/"
 _FLAGS: dict[str, tuple[str, ...]] = {
     "fp32": (),
     "fp16": ("FP16",),
@@ -166,15 +167,20 @@ def _read(graph_bytes: bytes, settings: EngineSettings) -> ModelProto:
 
 
 def _keep_head(network: Network, float32: Any) -> None:
-    """Fix the head's layers to float32; those on indices and conditions have no choice but for what they put out."""
+    """Fix the head's layers and constants to float32.
+
+    As NVIDIA's trtexec does, a layer gets a precision if it reads or gives floats: one that gathers floats by indices,
+    or chooses between floats, would else be free to do so in fp16.
+    """
     for layer in (network.get_layer(index) for index in range(network.num_layers)):
-        if not layer.name.startswith(_HEAD):
+        # A constant has its own name, and may be kept in fp16 before it is read.
+        if not layer.name.startswith(_HEAD) and (layer.num_inputs or layer.name.startswith(_BACKBONE)):
             continue
-        types = [layer.get_output(index).dtype for index in range(layer.num_outputs)]
-        inputs = [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
-        if all(kind == float32 for kind in (*types, *(tensor.dtype for tensor in inputs))):
+        outputs = [layer.get_output(index).dtype for index in range(layer.num_outputs)]
+        inputs = [tensor.dtype for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
+        if float32 in (*inputs, *outputs):
             layer.precision = float32
-        for index, kind in enumerate(types):
+        for index, kind in enumerate(outputs):
             if kind == float32:
                 layer.set_output_type(index, float32)
 
@@ -192,10 +198,11 @@ def _timing_cache(config: BuilderConfig, path: Path | None) -> TimingCache | Non
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        _log.warning("timing cache %s is of another GPU or release; it is measured anew", path)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        _log.warning("timing cache %s is of another GPU or release, or damaged; it is measured anew", path)
         cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        if cache is not None:
+            config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
 

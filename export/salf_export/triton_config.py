@@ -5,7 +5,7 @@ The same file works with NVIDIA's native ONNX Runtime and OpenVINO backends and 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from salf_contract import Metadata, TensorSpec, metadata_parameter, quoted
@@ -74,18 +74,27 @@ def config_text(
     documents: Mapping[int, Metadata],
     settings: ServingSettings,
     runtime: Runtime = "onnxruntime",
+    fixed_dims: Mapping[str, tuple[int, ...]] | None = None,
 ) -> str:
     """Write a model's config.pbtxt.
 
     Args:
         model_name: the model's folder.
         role: which of the models this is.
-        inputs: the contract's specs; "H", "W", "h", "w" are filled in, -1 stays (it changes with the version).
+        inputs: the contract's specs; "H", "W", "h", "w" are filled in, and -1 (changes with the version) from
+            `fixed_dims`.
         outputs: likewise.
         documents: version -> metadata, of every version in the folder; all agree in H, W, h, w.
         settings: how to run it.
         runtime: names the backend.
+        fixed_dims: tensor -> its dims in the version's graph, without the batch axis. NVIDIA's native ONNX Runtime and
+            OpenVINO backends compare outputs exactly, and refuse to load a model whose config.pbtxt says -1 where its
+            graph says a number. None: the model has no graph, and -1 stays.
     """
+    inputs, outputs = (
+        [replace(spec, dims=(fixed_dims or {}).get(spec.name, spec.dims)) for spec in specs]
+        for specs in (inputs, outputs)
+    )
     newest = documents[max(documents)]
     sizes = {
         "H": newest.preparation.height,

@@ -77,11 +77,13 @@ class _Network:
         for value in graph.input:
             shape = tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
             self.inputs.append(SimpleNamespace(name=value.name, shape=shape))
+
+        def tensor(name: str) -> SimpleNamespace:
+            return SimpleNamespace(name=name, dtype=_TYPES.get(types.get(name, 0), "other"))
+
+        # NVIDIA's parser makes a layer of each constant, under the constant's own name (convertToTensor).
+        self.layers += [_Layer(constant.name, [], [tensor(constant.name)]) for constant in graph.initializer]
         for node in graph.node:
-
-            def tensor(name: str) -> SimpleNamespace:
-                return SimpleNamespace(name=name, dtype=_TYPES.get(types.get(name, 0), "other"))
-
             self.layers.append(_Layer(node.name, [tensor(n) for n in node.input], [tensor(n) for n in node.output]))
 
     @property
@@ -148,11 +150,15 @@ class _Config:
         self.api.note("add_optimization_profile")
         return -1 if "profile" in self.api.faults else 0
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> SimpleNamespace:
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> SimpleNamespace | None:
         self.api.note("create_timing_cache", serialized_timing_cache)
+        if "damaged cache" in self.api.faults and serialized_timing_cache:
+            return None
         return SimpleNamespace(serialize=lambda: bytearray(CACHE))
 
     def set_timing_cache(self, cache: SimpleNamespace, ignore_mismatch: bool) -> bool:
+        if cache is None:
+            raise TypeError("incompatible function arguments")  # as NVIDIA's bindings say
         fits = not ("cache" in self.api.faults and len(self.api.called("set_timing_cache")) == 0)
         self.api.note("set_timing_cache", ignore_mismatch)
         return fits

@@ -1,16 +1,19 @@
 """Every graph of every kind of model: CNN and transformer, both poolings, maps resized or not, never square.
 
-Each is compared with PyTorch in float64 on batches of 1, 3 and 5, and with the table of operators.
+Each is compared with PyTorch in float64 on batches of 1, 3 and 5, in ONNX Runtime and in OpenVINO, and with the table
+of operators.
 """
 
 import onnx
 import pytest
 from onnx import ModelProto
 
+from salf_export.artefacts import make_artefact
 from salf_export.backbone_graph import backbone_graph
 from salf_export.folding import graph_head, linear_head
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import all_maps_graph, all_scores_graph, explain_graph, from_features_graph, what_if_graph
+from salf_export.kinds import Kind
 from salf_export.operators import IR_VERSION_MAX, operator_problems, operator_table
 from salf_export.runtime import GraphSession
 from salf_export.triton_config import Role
@@ -80,6 +83,10 @@ def test_every_graph_answers_as_pytorch_and_uses_what_tensorrt_reads(network, he
         "sum",
     } <= set(fidelity.max_abs_error)
     assert 0 < max(fidelity.max_abs_error.values()) <= 1e-4
+    openvino = {role: make_artefact(graph, Kind("openvino", "fp32")).session for role, graph in graphs.items()}
+    again = verify(openvino, source.model, source.card, contract_id=ID)
+    assert again.max_abs_error.keys() == fidelity.max_abs_error.keys()
+    assert again.runtime.startswith("openvino")
 
 
 def test_the_transformer_is_one():

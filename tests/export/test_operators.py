@@ -128,6 +128,32 @@ def test_a_plain_graph_has_no_problems():
                 constants=[("s", np.array([1, 1, 2, 2], np.float32))],
             ),
         ),
+        (
+            "operator Resize in a mode other than nearest and linear without antialiasing",
+            graph_of(
+                helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear", antialias=1),
+                constants=[("s", np.array([1, 1, 0.5, 0.5], np.float32))],
+            ),
+        ),
+        (
+            "operator Slice with a computed input 3",
+            graph_of(
+                helper.make_node("Relu", ["x"], ["r"]),
+                helper.make_node("Slice", ["r", "b", "e", "axes"], ["y"]),
+                inputs=[
+                    helper.make_tensor_value_info("x", FLOAT, ["B", 3, 8, 8]),
+                    helper.make_tensor_value_info("axes", TensorProto.INT64, [1]),
+                ],
+                constants=[("b", np.array([0])), ("e", np.array([1]))],
+            ),
+        ),
+        (
+            "operator MaxPool over other than 2 or 3 dimensions",
+            graph_of(
+                helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2]),
+                inputs=[helper.make_tensor_value_info("x", FLOAT, ["B", 3, 8])],
+            ),
+        ),
         ("operator LayerNormalization with more than its first output", graph_of(
             helper.make_node("LayerNormalization", ["x", "w"], ["y", "mean"]),
             constants=[("w", np.ones(8, np.float32))],

@@ -97,7 +97,12 @@ def test_documents_and_configs_say_pooling_and_sizes(exported):
     assert config.parameters["salf_role"].string_value == "from_features"
     assert [item.name for item in config.input] == [spec.name for spec in FROM_FEATURES_INPUTS]
     assert [item.name for item in config.output] == [spec.name for spec in FROM_FEATURES_OUTPUTS]
-    assert {item.name: list(item.dims) for item in config.output}["all_maps"] == [-1, 5, 4]
+    document = parse_metadata((exported / "scenes_from_features/1/metadata.json").read_bytes())
+    assert {item.name: list(item.dims) for item in config.output}["all_maps"] == [len(document.concepts), 5, 4]
+    graph = onnx.load(exported / "scenes_from_features/1/model.onnx").graph
+    for declared, value in zip((*config.input, *config.output), (*graph.input, *graph.output), strict=True):
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        assert list(declared.dims) == dims[1:], f"NVIDIA's backend would refuse {declared.name}"
 
 
 def test_a_checkpoint_without_a_backbone_becomes_one_model(without_backbone, exported, tmp_path):

@@ -150,9 +150,14 @@ def test_the_head_stays_in_float32_and_the_backbone_may_be_reduced():
     assert all(layer.precision is None and not layer.output_types for layer in backbone)
     assert head["logits"].precision == FLOAT32
     assert head["logits"].output_types == {0: FLOAT32}
-    assert head["best_class"].precision is None, "a cast to INT32 has no float precision"
-    assert head["top_contributions"].precision is None, "its condition is no float"
-    assert head["top_contributions"].output_types == {0: FLOAT32}, "but what it gives is one"
+    assert head["top_contributions"].precision == FLOAT32, "a choice between floats, though its condition is none"
+    assert head["bias"].precision == FLOAT32, "gathered floats, though its indices are none"
+    assert head["bias"].output_types == {0: FLOAT32}
+    assert head["best_class"].precision is None, "neither reads nor gives floats"
+    assert head["best_class"].output_types == {}
+    constants = {layer.name: layer for layer in api.layers if not layer.inputs}
+    assert constants["head_weight"].output_types == {0: FLOAT32}, "else it might be kept, and gathered from, in fp16"
+    assert constants["contract_id_words"].precision is None
 
 
 def test_an_engine_for_one_kind_of_float_pins_nothing():
@@ -177,6 +182,16 @@ def test_a_timing_cache_of_another_gpu_is_measured_anew(tmp_path, caplog):
     build_engine(explain_bytes(), EngineSettings(timing_cache=file), tensorrt=api)
     assert api.called("create_timing_cache") == [(b"of another GPU",), (b"",)]
     assert "another GPU" in caplog.text
+    assert file.read_bytes() == CACHE
+
+
+def test_a_damaged_timing_cache_is_measured_anew(tmp_path, caplog):
+    """TensorRT makes no cache of it: create_timing_cache gives None, which set_timing_cache does not take."""
+    api, file = TensorRtDouble("damaged cache"), tmp_path / "timings"
+    file.write_bytes(b"cut short")
+    assert build_engine(explain_bytes(), EngineSettings(timing_cache=file), tensorrt=api) == PLAN
+    assert api.called("set_timing_cache") == [(False,)]
+    assert str(file) in caplog.text
     assert file.read_bytes() == CACHE
 
 

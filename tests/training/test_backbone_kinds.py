@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from salf_training.backbone import Backbone, BackboneSettings, build_backbone, feature_shape
+from salf_training.backbone import Backbone, BackboneSettings, brings_own_weights, build_backbone, feature_shape
 from salf_training.errors import SettingsError, WeightsError
 
 SWIN = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4), "window_size": 4}
@@ -247,6 +247,13 @@ def test_a_factorys_network_is_used_with_its_options_and_weights(tmp_path):
 def test_factories_that_are_none_are_refused_and_not_called(name, said):
     with pytest.raises(SettingsError, match=said):
         Backbone(BackboneSettings(name=name))
+
+
+@pytest.mark.usefixtures("own_networks")
+def test_only_a_factory_that_cannot_be_asked_for_weights_brings_its_own():
+    assert brings_own_weights(BackboneSettings(name="own_networks:untrained"))
+    for name in ("own_networks:small", "test_resnet", "torchvision:resnet18"):
+        assert not brings_own_weights(BackboneSettings(name=name)), name
 
 
 @pytest.mark.usefixtures("own_networks")

@@ -200,6 +200,25 @@ def test_data_is_counted_and_compared_with_what_is_expected(tmp_path):
     assert told["held_out"].ready
 
 
+def test_a_factory_that_brings_its_weights_is_ready_and_cannot_be_asked_for_others(tmp_path, monkeypatch):
+    (tmp_path / "planned_by_a_user.py").write_text(
+        "import torch\nfrom torch import nn\nfrom salf_training.encoder import Encoder\n\n\n"
+        "class Same:\n    image_size, fingerprint = (8, 8), 'same'\n\n"
+        "    def embed_images(self, pixels):\n        return torch.ones(len(pixels), 4) / 2\n\n"
+        "    def embed_texts(self, phrases):\n        return torch.ones(len(phrases), 4) / 2\n\n\n"
+        "def network() -> nn.Module:\n    return nn.Conv2d(3, 5, 16, 16)\n\n\n"
+        "def same() -> Encoder:\n    return Same()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = LEAST.replace("test_resnet", '"planned_by_a_user:network"')
+    own = own.replace("{model: ViT-B-32, weights: openai}", '{model: "planned_by_a_user:same"}')
+    own += "expected: {pictures: 12, held_out: 6, classes: 3, concepts: 2}\n"
+    for more, ready in (("", True), ("pretrained: true\n", False)):
+        told = {finding.what: finding for finding in planned(tmp_path, own + more).findings}
+        assert (told["backbone"].ready, told["encoder"].ready) == (ready, True)
+        assert "brings its own weights" in told["backbone"].told
+
+
 def test_absent_data_that_is_not_described_cannot_be_planned_with(tmp_path):
     with pytest.raises(DataError, match=r"nothing to plan with.*expected"):
         planned(tmp_path)

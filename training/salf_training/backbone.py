@@ -88,6 +88,17 @@ def build_backbone(settings: BackboneSettings, *, pretrained: bool = False, weig
     return backbone
 
 
+def brings_own_weights(settings: BackboneSettings) -> bool:
+    """Whether the network is trained without being given weights: a factory that has no parameter `pretrained`.
+
+    Raises:
+        SettingsError: a factory that cannot be used.
+    """
+    if settings.name.startswith(PREFIX) or not is_factory_name(settings.name):
+        return False
+    return not takes(import_factory(settings.name, returns=nn.Module), "pretrained")
+
+
 def load_fitting(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load a state dict that may also hold a classifier, and nothing else that is foreign.
 

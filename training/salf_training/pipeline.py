@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salf_training.backbone import build_backbone, feature_shape
+from salf_training.backbone import brings_own_weights, build_backbone, feature_shape
 from salf_training.checkpoint import Checkpoint, Evaluation, ModelCard, check_replaceable, save_checkpoint
 from salf_training.concept_sets import ConceptReport
 from salf_training.concept_stage import FittedConcepts, fit_concepts
@@ -182,7 +182,7 @@ def similarity_subset(pictures: LabelledPictures, count: int, *, seed: int) -> l
 def _bare_model(settings: TrainSettings, *, classes: int) -> tuple[SalfModel, tuple[int, int, int]]:
     """The model with its backbone's weights and no concepts yet, and the shape (C, h, w) of its features."""
     if settings.backbone_weights is None:
-        if not settings.pretrained:
+        if not settings.pretrained and not brings_own_weights(settings.backbone):
             _logger.warning("the backbone has fresh weights: set backbone_weights or pretrained for one that sees")
         torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, pretrained=settings.pretrained)

@@ -9,7 +9,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from salf_training.backbone import Backbone, build_backbone, feature_shape
+from salf_training.backbone import Backbone, brings_own_weights, build_backbone, feature_shape
 from salf_training.encoder import Encoder, EncoderSettings, device_of, quiet_open_clip
 from salf_training.encoder_loading import load_encoder, resolve_devices
 from salf_training.errors import DataError, TrainingError, WeightsError
@@ -166,6 +166,9 @@ def _backbone(settings: TrainSettings, findings: list[Finding]) -> Backbone:
         else:
             findings.append(Finding("backbone", ready=True, told=f"{name} with {settings.backbone_weights.name}"))
             return backbone.eval()
+    elif brings_own_weights(settings.backbone):
+        told = "brings its own weights: leave `pretrained` out" if settings.pretrained else "brings its own weights"
+        findings.append(Finding("backbone", ready=not settings.pretrained, told=f"{name} {told}"))
     elif settings.pretrained:
         findings.append(Finding("backbone", ready=None, told=f"{name}; its weights are fetched when training starts"))
     else:

@@ -7,6 +7,7 @@ from explaining import asked, graph_of
 
 from salf_export import Kind
 from salf_export.artefacts import make_artefact
+from salf_export.graph_builder import tensor_dims
 from salf_export.openvino_model import to_openvino
 from salf_export.runtime import GraphSession
 
@@ -37,7 +38,10 @@ def test_bf16_is_in_the_backbone_alone_and_sums_stay_exact(demonstration, backbo
 
 
 def test_the_published_ir_is_read_as_the_native_backend_reads_it(demonstration, quantiser, calibration, tmp_path):
-    """Element types and layout set on every input, then a fixed batch: src/openvino.cc, ValidateInputs."""
+    """Element types and layout set on every input, then a fixed batch: src/openvino.cc, ValidateInputs.
+
+    Then it wants every output's dims to be those of config.pbtxt exactly: ValidateOutputs.
+    """
     graph = graph_of(demonstration, quantiser.quantise())
     artefact = make_artefact(graph, Kind("openvino", "int8"))
     for name, content in artefact.files.items():
@@ -48,6 +52,9 @@ def test_the_published_ir_is_read_as_the_native_backend_reads_it(demonstration, 
         steps.input(name).tensor().set_element_type(kind).set_layout(openvino.Layout("N..."))
     model = steps.build()
     openvino.set_batch(model, 8)
+    for name, dims in tensor_dims(graph).items():
+        if name not in ("image", "target"):
+            assert model.output(name).partial_shape == openvino.PartialShape([8, *dims]), name
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = compiled(asked(calibration[:8]))
     expected = artefact.session.run(asked(calibration[:8]))

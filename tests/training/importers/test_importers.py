@@ -76,6 +76,26 @@ def test_a_real_backbone_is_built_with_its_weights(tmp_path):
             assert torch.equal(imported.model(pixels).features, expected)
 
 
+def test_a_factory_that_was_not_asked_for_its_weights_is_refused(tmp_path, monkeypatch):
+    """One that has none to ask for brings its own."""
+    source = "from torch import nn\n\n\n"
+    for name, parameters in (("asked", "pretrained: bool = False"), ("own", "")):
+        source += f"def {name}({parameters}) -> nn.Module:\n    return nn.Conv2d(3, 5, 16, 16)\n"
+    (tmp_path / "factories_of_a_user.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_published(tmp_path / "published", "label-free", channels=5)
+
+    def imported(name, **more):
+        backbone = BackboneSettings(name=f"factories_of_a_user:{name}")
+        return import_checkpoint(
+            tmp_path / "published", layout="label-free", backbone=backbone, preparation=SMALL, **more
+        )
+
+    with pytest.raises(WeightsError, match=r"no weights.*noise"):
+        imported("asked")
+    assert imported("asked", pretrained=True).card.feature_shape == imported("own").card.feature_shape
+
+
 def test_a_backbone_without_weights_is_refused(tmp_path):
     channels = Backbone(BackboneSettings(name="test_resnet")).network.num_features
     write_published(tmp_path / "published", "label-free", channels=channels)

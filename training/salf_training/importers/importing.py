@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import nn
 
 from salf_contract import Preparation, all_problems, first_problem
-from salf_training.backbone import BackboneSettings, build_backbone, feature_shape
+from salf_training.backbone import BackboneSettings, brings_own_weights, build_backbone, feature_shape
 from salf_training.checkpoint import FEATURES_BACKBONE, Checkpoint, ModelCard
 from salf_training.errors import CheckpointError, SettingsError, WeightsError
 from salf_training.factory import is_factory_name
@@ -108,7 +108,7 @@ def _named_backbone(
 ) -> tuple[BackboneSettings, nn.Module, tuple[int, int, int]]:
     """The backbone that the folder itself names. Whoever wrote the folder must not choose code that is run here."""
     name, place = named_backbone(folder), folder / ARGUMENTS_FILE
-    if _is_factory(name):
+    if is_factory_name(name) and not name.startswith(TORCHVISION_PREFIX):
         raise CheckpointError(
             f"{place} names the backbone {name!r}, which would run its author's code; if you trust it, say so yourself"
         )
@@ -119,10 +119,6 @@ def _named_backbone(
         raise WeightsError(
             f"{place} names the backbone {name!r}, which cannot be used: {error}; say which backbone the model has"
         ) from error
-
-
-def _is_factory(name: str) -> bool:
-    return is_factory_name(name) and not name.startswith(TORCHVISION_PREFIX)
 
 
 def _backbone(
@@ -145,8 +141,8 @@ def _backbone(
 
 
 def _check_weights(settings: BackboneSettings, network: nn.Module, *, given: bool) -> None:
-    """Refuse a network with random weights. A factory (`package.module:function`) brings its own."""
-    if given or _is_factory(settings.name) or not any(True for _ in network.parameters()):
+    """Refuse a network with random weights."""
+    if given or brings_own_weights(settings) or not any(True for _ in network.parameters()):
         return
     raise WeightsError(
         f"the backbone {settings.name!r} has no weights: the published folder holds none, and random ones would make "
