@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,22 @@ def test_processor_time_is_told_apart_by_who_spends_it():
             child.communicate(b"\n")
     assert 50 <= spent["backend"] < 120  # the kernel counts in ticks of 10 ms
     assert 25 <= spent["decoders"] < 60
+
+
+def test_the_opponent_of_the_encoded_path_takes_the_faster_batches(monkeypatch: pytest.MonkeyPatch):
+    from benchmarks.encoded_path import BATCHES, InProcess, jpegs
+    from salf_contract import parse_metadata
+
+    folder = ROOT / "model_repository/scenes/1"
+    document = parse_metadata((folder / "metadata.json").read_bytes())
+    opponent, files = InProcess((folder / "model.onnx").read_bytes(), document.preparation), jpegs(5)
+    answers = []
+    for batch in BATCHES:
+        opponent.batch = batch
+        answers.append(np.concatenate([one["logits"] for one in opponent.explain(files)]))
+    assert len(answers[0]) == 5
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
+    for fast in BATCHES:
+        monkeypatch.setattr(opponent, "_explain", lambda _files, batch, fast=fast: time.sleep(0.02 * (batch != fast)))
+        opponent.choose_batch(files)
+        assert opponent.batch == fast
