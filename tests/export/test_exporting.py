@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
+from demonstration.paths import REPOSITORY
 from salf_contract import contract_id_from_words, decode_picture, metadata_in_parameters, parse_metadata, prepare
 from salf_export import (
     FidelityError,
@@ -27,6 +28,7 @@ from salf_export import (
 )
 from salf_export.backbone_graph import backbone_graph
 from salf_export.comparison import Reference, explain_errors
+from salf_export.graph_builder import tensor_dims
 from salf_export.operators import operator_problems
 from salf_training.checkpoint import Checkpoint
 
@@ -132,6 +134,15 @@ def test_config_is_read_by_tritons_own_protobuf(exported, source: Checkpoint):
         assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
 
 
+def test_the_committed_models_state_the_sizes_of_their_graphs():
+    """If not, they were exported by an older salf, and no native backend loads them: export them again."""
+    folders = sorted(path.parents[1] for path in REPOSITORY.glob("*/1/model.onnx"))
+    assert len(folders) == len(MODELS)
+    for folder in folders:
+        config, dims = parsed_config(folder), tensor_dims(onnx.load(folder / "1/model.onnx"))
+        assert {item.name: tuple(item.dims) for item in (*config.input, *config.output)} == dims, folder.name
+
+
 def test_the_encoded_model_has_no_graph_and_knows_the_answer_to_a_png(exported, source: Checkpoint):
     folder = exported / "scenes_encoded"
     files = ("fidelity.json", "manifest.json", "metadata.json", "probe.npz", "serving.pbtxt")
@@ -177,7 +188,7 @@ def test_versions_add_up_and_are_never_overwritten(repo, checkpoint):
     assert (
         export_checkpoint(checkpoint, repo, name="scenes", top=3, settings=ServingSettings(device="auto")).version == 2
     )
-    with pytest.raises(RepositoryError, match=r"version 2 of scenes exists.*version 3"):
+    with pytest.raises(RepositoryError, match=r"version 2 of scenes exists.*takes 3"):
         export_checkpoint(checkpoint, repo, name="scenes", version=2)
     assert export_checkpoint(checkpoint, repo, name="scenes", version=7).version == 7
     assert tree(repo / "scenes" / "1") == before
