@@ -168,7 +168,7 @@ class InProcess:
         for start in range(0, len(files), batch):
             size = min(batch, len(files) - start)
             image = np.stack([next(pixels) for _ in range(size)])
-            feed = {"image": image, "target": np.full((size, 1), -1, np.int32)}
+            feed = {"image": image, "target": np.full((size, 1), PREDICTED_CLASS, np.int32)}
             answers.append(dict(zip(self._names, self._session.run(None, feed), strict=True)))
         return answers
 
