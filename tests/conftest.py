@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from salf_serving import RunningServer, Runtime, free_port, install_runtime, launch
 
 REPOSITORY_ROOT = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
+# A run's result is its commit's: the same examples each time, and no bound on the time of one on a busy machine.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+# Colours are what a terminal asks for; the tests that want them say so.
+for _name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")

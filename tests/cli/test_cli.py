@@ -248,6 +248,7 @@ def test_what_takes_time_is_said_on_a_terminal_and_only_there(salf, picture, mon
         server.delay_s = 0.3
         assert salf("explain", picture, "--url", server.address, "--json").stderr == ""
         monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
         asked = {
             ("explain", picture, picture, "--json"): "2 of 2",
             ("models",): "asking",

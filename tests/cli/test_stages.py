@@ -73,8 +73,8 @@ def test_scoring_in_a_log_file_gets_a_line_for_each_stage_and_one_now_and_then()
     first, second, third, *more = log.file.getvalue().splitlines()
     assert (first, second) == ("listing (1000 inputs)", "waiting for the model (1900 inputs)")
     assert third == "scoring: 900 of 1900, 2 errors"
-    assert 1 <= len(more) <= 4
-    assert all(re.fullmatch(r"scoring: 9\d0 of 1900, 2 errors, about 0:00:0[1-9] left", line) for line in more)
+    assert 1 <= len(more) <= 11
+    assert all(re.fullmatch(r"scoring: 9\d0 of 1900, 2 errors, about \d:\d\d:\d\d left", line) for line in more)
 
 
 def test_scoring_on_a_terminal_shows_a_bar_with_rate_and_errors():

@@ -72,7 +72,7 @@ def test_an_answer_does_not_wait_until_a_slow_source_has_filled_the_window(serve
         while read < 4:
             read += 1
             yield PICTURE
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     with Client(server.address) as client:
         client.explain(PICTURE)

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import io
 import json
+import os
 import pydoc
 import time
 import typing
@@ -244,12 +245,12 @@ def test_encoded_bytes_travel_untouched_where_the_server_takes_them(server, monk
 
 def test_a_deadline_holds_for_one_call_alone(client, server):
     client.explain(PICTURE)
-    server.delay_s = 0.5
+    server.delay_s = 3.0
     started_s = time.monotonic()
     try:
         with pytest.raises(DeadlineExceededError):
             client.explain(PICTURE, timeout_s=0.1)
-        assert time.monotonic() - started_s < 0.45
+        assert time.monotonic() - started_s < 2
     finally:
         server.delay_s = 0.0
     assert client.explain(PICTURE).label
@@ -333,8 +334,8 @@ def test_pictures_are_read_from_stores_by_their_url(client):
 
 
 def test_missing_credentials_of_a_store_name_the_variables(client, monkeypatch, tmp_path):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
