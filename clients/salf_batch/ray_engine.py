@@ -144,14 +144,19 @@ def _count_repeated(counts: Mapping[str, Any], plan: Plan, source: Source, tally
 def _results(
     data: Any, window: list[dict[str, Any]], plan: Plan, *, workers: int
 ) -> Generator[dict[str, Any], None, None]:
+    import ray
+
     dataset = data.from_items(window, override_num_blocks=len(window)).map(
         ShardScorer,
         fn_constructor_args=(plan,),
         compute=data.ActorPoolStrategy(size=max(1, workers)),
         num_cpus=plan.settings.worker_cpus,
     )
-    for row in dataset.iter_rows():
-        yield json.loads(row["outcome"])
+    # Not `iter_rows`, whose threads that read ahead hold the dataset's run beyond this loop; so it ends with the loop.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            for row in data.block.BlockAccessor.for_block(ray.get(block.ref)).iter_rows(public_row_format=True):
+                yield json.loads(row["outcome"])
 
 
 def _windows(

@@ -34,13 +34,6 @@ def autoscaler_query() -> str:
     return rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="salf"').replace("<<.GroupBy>>", "instance")
 
 
-def autoscaler_target() -> float:
-    """Above it, pods are added."""
-    autoscaler = yaml.safe_load((FILES.parent / "kubernetes" / "base" / "autoscaler.yaml").read_text())
-    milli = autoscaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"]
-    return float(milli.removesuffix("m")) / 1000
-
-
 def shortened(query: str) -> str:
     """A query over seconds, content with few pictures; its metrics, labels and thresholds of ratios stay."""
     query = re.sub(r"\[(\w+)\]", lambda found: f"[{_WINDOWS[found[1]]}]", query)

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from certificates import write_certificate
 from encoded_requests import Endpoint, Failure
-from prometheus_server import Prometheus, autoscaler_query, autoscaler_target, prometheus_running, rules
+from prometheus_server import Prometheus, autoscaler_query, prometheus_running, rules
 from served import SALF, Served, serving, wait_until
 
 from deploy.grafana.generate import queries
@@ -192,7 +192,6 @@ def test_a_hanging_triton_is_seen_and_its_slow_answers_burn_the_budget(served, c
         "SalfRefusesForLoad",
         again=hang,
     )
-    assert prometheus.ever(f"{autoscaler_query()} > {autoscaler_target()}"), "pods would have been added"
 
 
 def test_a_killed_worker_is_seen(served, fires):
