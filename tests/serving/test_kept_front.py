@@ -77,7 +77,8 @@ def test_a_secret_that_kubernetes_swaps_behind_links_is_read_again(kept, tmp_pat
     assert SECRET not in told
 
 
-def test_a_hanging_nginx_is_not_ready(kept):
+def test_a_hanging_nginx_is_not_ready(kept, monkeypatch):
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     front, status, made = kept()
     front.look_after()
     assert status.problems == {}
@@ -99,6 +100,7 @@ def test_a_hanging_nginx_is_not_ready(kept):
 
 
 def test_an_nginx_that_goes_on_hanging_is_killed_and_started_again(kept, monkeypatch):
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     monkeypatch.setattr("salf_serving.kept_front._HANGS_AFTER_S", 1.5)
     front, status, _ = kept()
     assert front._process is not None
