@@ -18,7 +18,7 @@ from salf_serving.errors import (
     ServingError,
     StartupTimeoutError,
 )
-from salf_serving.repository import check_repository
+from salf_serving.repository import check_repository, may_be_model
 from salf_serving.snapshot import content_digest, copy_model, link_model, signature
 from salf_serving.verification import check_documents, check_files, family_of
 
@@ -132,7 +132,7 @@ class RepositoryWatch:
     def _signatures(self) -> dict[str, str]:
         """Model -> signature; empty if the repository is not there or is being changed at this moment."""
         try:
-            folders = (path for path in self._repository.iterdir() if path.name[0] != ".")
+            folders = filter(may_be_model, self._repository.iterdir())
             names = [path.name for path in folders if (path / CONFIG_FILE).is_file()]
         except OSError:
             return {}

@@ -64,6 +64,20 @@ def test_what_is_no_model_may_lie_beside_models_that_are_copied(scenes, tmp_path
         check_repository(scenes.parent)
 
 
+def test_a_folder_of_the_file_system_that_only_root_may_open_hides_no_change(watched, scenes, monkeypatch):
+    honest = Path.is_file
+
+    def closed(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    (scenes.parent / "lost+found").mkdir(mode=0o700)
+    monkeypatch.setattr(Path, "is_file", closed)
+    os.utime(newest(scenes) / "model.onnx")
+    assert watched.looks(2) is not None
+
+
 def test_what_cannot_be_copied_is_told_in_one_sentence(scenes, tmp_path):
     (newest(scenes) / "more").symlink_to("/nowhere")
     with pytest.raises(RepositoryError, match=r"model scenes cannot be copied .*: \[Errno 2\] No such file .*/more'$"):
