@@ -106,8 +106,7 @@ class RepositoryWatch:
             return None
         gone = tuple(sorted(self.served.keys() - now.keys()))
         if gone:
-            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
-            return Change(family="", copies={}, removed=gone, signatures={}, folder=folder)
+            return self._removal(gone)
         changed = [name for name, look in sorted(now.items()) if self.served.get(name) != look]
         for family, names in self._families(changed).items():
             looks = tuple((name, now[name]) for name in names)
@@ -155,6 +154,16 @@ class RepositoryWatch:
                 family = _family_of_copy(self._live / name)
             families.setdefault(family, []).append(name)
         return families
+
+    def _removal(self, models: tuple[str, ...]) -> Change | None:
+        what = f"the removal of {', '.join(models)}"
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        except OSError as error:
+            self._postpone(what, {}, error)
+            return None
+        self._postponed.pop(what, None)  # it may be added and removed again
+        return Change(family="", copies={}, removed=models, signatures={}, folder=folder)
 
     def _checked(self, family: str, looks: Mapping[str, str]) -> Change | None:
         try:

@@ -160,6 +160,21 @@ def test_a_change_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkey
     assert watched.refused == []
 
 
+def test_the_removal_of_a_model_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkeypatch, caplog):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    shutil.rmtree(scenes.parent / "scenes_all_maps")
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkdtemp", full)
+        assert watched.looks(5) is None
+    (told,) = caplog.messages
+    assert told.startswith("the removal of scenes_all_maps could not be checked")
+    change = watched.looks(2)
+    assert change is not None
+    assert change.removed == ("scenes_all_maps",)
+
+
 def test_what_fails_its_manifest_is_not_even_tried(watched, scenes):
     write_manifest(newest(scenes))
     (newest(scenes) / "model.onnx").write_bytes(b"other")
