@@ -16,6 +16,8 @@ from pathlib import Path
 from salf_export.errors import RepositoryError
 
 _ASIDE = "salf-"
+#: In the root of every ext file system, such as a volume of a cluster; closed to everybody but root.
+_OF_THE_FILE_SYSTEM = "lost+found"
 
 
 class Change:
@@ -146,8 +148,8 @@ def _aside_place(repository: Path) -> tuple[Path, str]:
     beside = repository.parent
     if os.access(beside, os.W_OK) and beside.stat().st_dev == repository.stat().st_dev:
         return beside, prefix
-    model = next((path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != "."), repository)
-    return model, prefix
+    folders = (path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != ".")
+    return next((path for path in folders if path.name != _OF_THE_FILE_SYSTEM), repository), prefix
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:

@@ -94,14 +94,15 @@ class Front:
                 f"{self.settings.certificate_key} asks for a pass phrase, which nobody is there to type when a server "
                 "starts; take it off with `openssl pkey -in OLD -out NEW`"
             )
+        module = self._stream_module()
         try:
             with tempfile.TemporaryDirectory(prefix="check-", dir=self.files.folder) as folder:
                 trial = replace(self.files, folder=Path(folder))
                 for name, content in contents.items():
                     _write_closed(trial.folder / name, content)
-                _write_closed(trial.config, self._config(trial).encode())
+                _write_closed(trial.config, self._config(trial, module).encode())
                 self._check(trial.config, {f"{trial.folder}/{name}": f"{path}" for name, path in copied.items()})
-                _write_closed(trial.config, self._config(self.files).encode())
+                _write_closed(trial.config, self._config(self.files, module).encode())
                 for name in (*contents, trial.config.name):
                     (trial.folder / name).replace(self.files.folder / name)
         except OSError as error:
@@ -112,7 +113,7 @@ class Front:
         """The copy of the certificate that nginx shows; None without TLS."""
         return None if self.settings.certificate is None else self.files.folder / _COPIES["certificate"]
 
-    def _config(self, files: FrontFiles) -> str:
+    def _config(self, files: FrontFiles, stream_module: Path | None) -> str:
         copies = {
             field: files.folder / name for field, name in _COPIES.items() if getattr(self.settings, field) is not None
         }
@@ -124,7 +125,7 @@ class Front:
             control_key=self.control_key,
             worker_user=_worker_user(),
             traced_share=self.traced_share,
-            stream_module=self._stream_module(),
+            stream_module=stream_module,
         )
 
     def _stream_module(self) -> Path | None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _LOOK_S = 1.0
 #: nginx, busy with handshakes, may take so long to say its first words.
 _ANSWER_S = 5.0
-#: One that has said nothing for so long is killed. Fewer than MOST_DEATHS of this fit into restarts.WINDOW_S: an nginx
-#: that hangs now and then is started again for ever.
+#: One that has said nothing for so long when it is asked again, and does not answer then either, is killed. A single
+#: question is not enough: this process itself may have been frozen meanwhile. Fewer than MOST_DEATHS of this fit into
+#: restarts.WINDOW_S: an nginx that hangs now and then is started again for ever.
 _HANGS_AFTER_S = 25.0
 _logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class KeptFront:
             # One that closes connections lives: it may have as many as it takes.
             silent = isinstance(error, FrontHangsError)
             self._silent_since_s = (self._silent_since_s or asked_s) if silent else None
-            if self._silent_since_s is not None and time.monotonic() - self._silent_since_s >= _HANGS_AFTER_S:
+            if self._silent_since_s is not None and asked_s - self._silent_since_s >= _HANGS_AFTER_S:
                 _logger.warning("nginx has said nothing for %.0f s and is killed", _HANGS_AFTER_S)
                 self._process.kill()
             return

@@ -29,7 +29,7 @@ def mend_models(
         ServerDiedError: Triton had to be started again, and died too often.
     """
     for model in _taken_out(triton, probing, steady=steady, say_unready=say_unready):
-        times, said = probing.wrong.get(model, (1, "it answered wrong"))
+        times, said = probing.fault_of(model)
         if not _reload(triton, probing, model, said, steady=steady, say_unready=say_unready):
             return
         probing.wrong[model] = (max(times, RELOAD_AFTER + 1), said)
@@ -54,18 +54,23 @@ def _taken_out(
 ) -> list[str]:
     """Models that answer wrong, and that nobody can ask any more."""
     for model in sorted(probing.untrue):  # the front refuses all inferences before it could hear of a missing model
-        say_unready(model, probing.wrong.get(model, (1, "it answered wrong"))[1])
+        say_unready(model, probing.fault_of(model)[1])
     if not probing.untrue:
         return []
+    taken = []
     with steady:
-        taken = [
-            model
-            for model in sorted(probing.untrue)
-            if probing.wrong.get(model, (0, ""))[0] < RESTART_AFTER and not triton.died() and triton.take_out(model)
-        ]
+        for model in sorted(probing.untrue):
+            times, _ = probing.fault_of(model)
+            # What could not be taken out is tried again after the next wrong probe, not at every turn.
+            if times >= RESTART_AFTER or times == probing.kept_in.get(model) or triton.died():
+                continue
+            if triton.take_out(model):
+                taken.append(model)
+            else:
+                probing.kept_in[model] = times
         probing.taken_out(taken)
     for model in taken:
-        say_unready(model, probing.wrong.get(model, (1, "it answered wrong"))[1])
+        say_unready(model, probing.fault_of(model)[1])
     return taken
 
 

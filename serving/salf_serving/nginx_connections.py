@@ -82,7 +82,7 @@ def listen_lines(settings: FrontSettings, *, port: int, socket: Path) -> list[st
 
 
 def stream_lines(settings: FrontSettings, *, port: int, socket: Path, access_log: Path) -> list[str]:
-    """The block that counts connections, if they are counted. Those of this host are not: the supervisor is here.
+    """The block that counts connections, if they are counted. The supervisor's own are not.
 
     Args:
         settings: what is let through.
@@ -94,9 +94,10 @@ def stream_lines(settings: FrontSettings, *, port: int, socket: Path, access_log
         return []
     # The rest of the front closes idle and slow ones; this is for what it knows nothing of any more.
     longest_s = settings.idle_timeout_s + settings.answer_timeout_s + settings.slow_timeout_s
+    own = [f'{address} ""' for address in _supervisors_addresses(settings)]
     line = _TURNED_AWAY | ({"address": "$remote_addr"} if settings.log_addresses else {})
     lines = [
-        *map_block("$remote_addr", "$salf_address", "default $binary_remote_addr", '127.0.0.1 ""', '::1 ""'),
+        *map_block("$remote_addr", "$salf_address", "default $binary_remote_addr", *own),
         *map_block("$limit_conn_status", "$salf_turned_away", 'default ""', "REJECTED 1"),
         f"log_format salf escape=json '{json.dumps(line, separators=(',', ':'))}';",
         f'access_log "{access_log}" salf buffer=32k flush=1s if=$salf_turned_away;',
@@ -113,6 +114,13 @@ def stream_lines(settings: FrontSettings, *, port: int, socket: Path, access_log
         "}",
     ]
     return ["stream {", *indented(lines), "}"]
+
+
+def _supervisors_addresses(settings: FrontSettings) -> list[str]:
+    """What it may come from when it asks the front: the loopback, or the address that the front listens on."""
+    listens = ipaddress.ip_address(settings.address)
+    others = [] if listens.is_unspecified else [str(listens)]
+    return list(dict.fromkeys(["127.0.0.1", "::1", *others]))  # nginx takes each once
 
 
 def _address(settings: FrontSettings, port: int) -> str:

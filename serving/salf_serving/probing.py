@@ -25,6 +25,7 @@ class Probing:
             the model has answered nobody since the late one before: a model that is merely busy is not mended.
         untrue: models that can be asked, and whose last answer was none of an error, but a wrong one.
         out: models that are taken out of Triton, to be loaded again.
+        kept_in: untrue models that Triton did not take out -> wrong probes in a row when it was asked to.
     """
 
     def __init__(
@@ -53,22 +54,29 @@ class Probing:
         self.wrong: dict[str, tuple[int, str]] = {}
         self.untrue: set[str] = set()
         self.out: set[str] = set()
+        self.kept_in: dict[str, int] = {}
+
+    def fault_of(self, model: str) -> tuple[int, str]:
+        """As in `wrong`; of a model that was untrue a moment ago, there may be nothing any more."""
+        return self.wrong.get(model, (1, "it answered wrong"))
 
     def forget(self) -> None:
         """Triton was started again: what was wrong with its models is the past."""
         self.wrong.clear()
         self.untrue.clear()
         self.out.clear()
+        self.kept_in.clear()
 
     def taken_out(self, models: Iterable[str]) -> None:
         """Models that answered wrong answer nobody any more."""
         self.out |= set(models)
-        self.untrue -= self.out
+        self._forget_untrue(self.out)
 
     def proved_right(self, models: Iterable[str]) -> None:
         """Models were loaded and answered right; whether they keep doing so counts on."""
-        self.untrue -= set(models)
-        self.out -= set(models)
+        right = set(models)
+        self.out -= right
+        self._forget_untrue(right)
 
     def go_on(self, stopping: threading.Event) -> None:
         """Probe until something stops it."""
@@ -94,16 +102,21 @@ class Probing:
             models = sorted(self._models.iterdir())
             for gone in (self.wrong.keys() | self.untrue) - {model.name for model in models}:
                 self.wrong.pop(gone, None)
-                self.untrue.discard(gone)
+                self._forget_untrue([gone])
             for model in models:
                 for folder in versions_to_serve(model):
                     if not self._is_right(connection, model.name, folder.name):
                         break
                 else:
                     self.wrong.pop(model.name, None)
-                    self.untrue.discard(model.name)
+                    self._forget_untrue([model.name])
                     self._status.set_problem(f"model {model.name}", None)
                 self._status.probing_lives()
+
+    def _forget_untrue(self, models: Iterable[str]) -> None:
+        for model in models:
+            self.untrue.discard(model)
+            self.kept_in.pop(model, None)
 
     def _is_right(self, connection: triton_grpc.InferenceServerClient, model: str, version: str) -> bool:
         started_s = time.monotonic()

@@ -11,6 +11,14 @@ _EXPORT = "write one with `salf export`"
 _OF_THE_FILE_SYSTEM = "lost+found"
 
 
+def may_be_model(folder: Path) -> bool:
+    """Whether a folder of a repository may be a model by its name: neither hidden, nor the file system's own.
+
+    The latter is closed to everybody but root: whoever may read the models may not look into it.
+    """
+    return folder.name[0] != "." and folder.name != _OF_THE_FILE_SYSTEM
+
+
 def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ...]:
     """Check that there is something to serve.
 
@@ -31,7 +39,7 @@ def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ..
         raise RepositoryError(f"the model repository {repository} is a file, but must be a folder of models; {_EXPORT}")
     models = sorted(path for path in repository.iterdir() if path.is_dir())
     if copied:
-        models = [path for path in models if path.name[0] != "." and path.name != _OF_THE_FILE_SYSTEM]
+        models = [path for path in models if may_be_model(path)]
     if not models:
         raise RepositoryError(f"the model repository {repository} holds no models; {_EXPORT}")
     for model in models:

@@ -18,7 +18,7 @@ from salf_serving.errors import (
     ServingError,
     StartupTimeoutError,
 )
-from salf_serving.repository import check_repository
+from salf_serving.repository import check_repository, may_be_model
 from salf_serving.snapshot import content_digest, copy_model, link_model, signature
 from salf_serving.verification import check_documents, check_files, family_of
 
@@ -106,8 +106,7 @@ class RepositoryWatch:
             return None
         gone = tuple(sorted(self.served.keys() - now.keys()))
         if gone:
-            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
-            return Change(family="", copies={}, removed=gone, signatures={}, folder=folder)
+            return self._removal(gone)
         changed = [name for name, look in sorted(now.items()) if self.served.get(name) != look]
         for family, names in self._families(changed).items():
             looks = tuple((name, now[name]) for name in names)
@@ -132,7 +131,7 @@ class RepositoryWatch:
     def _signatures(self) -> dict[str, str]:
         """Model -> signature; empty if the repository is not there or is being changed at this moment."""
         try:
-            folders = (path for path in self._repository.iterdir() if path.name[0] != ".")
+            folders = filter(may_be_model, self._repository.iterdir())
             names = [path.name for path in folders if (path / CONFIG_FILE).is_file()]
         except OSError:
             return {}
@@ -155,6 +154,16 @@ class RepositoryWatch:
                 family = _family_of_copy(self._live / name)
             families.setdefault(family, []).append(name)
         return families
+
+    def _removal(self, models: tuple[str, ...]) -> Change | None:
+        what = f"the removal of {', '.join(models)}"
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="change-", dir=self._live.parent))
+        except OSError as error:
+            self._postpone(what, {}, error)
+            return None
+        self._postponed.pop(what, None)  # it may be added and removed again
+        return Change(family="", copies={}, removed=models, signatures={}, folder=folder)
 
     def _checked(self, family: str, looks: Mapping[str, str]) -> Change | None:
         try:

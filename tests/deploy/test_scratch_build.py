@@ -86,7 +86,7 @@ def test_the_image_serves_as_an_ordinary_user_with_files_it_cannot_write(image, 
             for line in (
                 f"salf top 127.0.0.1:{status_port} --once",
                 "salf publish /models scenes --to /tmp/models && salf rollback /tmp/models scenes --to 1",
-                "command -v tail tar",
+                "command -v tail && command -v tar",
             ):
                 inside = ("/bin/sh", "-euc", line)
                 asked = scratch_image.run(image, *inside, writable=False, mounts=mounts, extra=restrictions)

@@ -193,6 +193,15 @@ def test_a_repository_whose_parent_takes_no_folder_is_still_loadable_in_between(
     assert verify_repository(repo).findings == ()
 
 
+def test_aside_never_lies_in_the_folder_of_the_file_system(tmp_path, monkeypatch):
+    """In the root of a volume; only root may write there, and nobody looks there for what was left."""
+    monkeypatch.setattr(changing.os, "access", lambda path, mode: Path(path) != tmp_path.parent)
+    for name in ("lost+found", "zebras"):
+        (tmp_path / name).mkdir()
+    with changing.changing(tmp_path, what="nothing could be done") as change:
+        assert change.aside.parent == tmp_path / "zebras"
+
+
 def test_a_file_system_without_locks_is_one_error(repo, monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")

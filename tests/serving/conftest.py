@@ -177,7 +177,6 @@ def public() -> Iterator[Path]:
 def kept(nginx, tmp_path, public, monkeypatch):
     """Start nginx with settings, and nothing behind it; gives the front, its status, and what it was made from."""
     monkeypatch.setattr("salf_serving.kept_front._LOOK_S", 0.0)
-    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     running = []
 
     def start(*, triton_port: int | None = None, **settings) -> tuple[KeptFront, Status, Front]:
@@ -194,7 +193,7 @@ def kept(nginx, tmp_path, public, monkeypatch):
             control_key="KEY",
         )
         status = Status()
-        one = KeptFront(front, status, stop_timeout_s=3)
+        one = KeptFront(front, status, stop_timeout_s=15)
         running.append(one)
         one.prepare()
         one.start()

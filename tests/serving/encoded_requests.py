@@ -1,5 +1,6 @@
 """Asking an encoded endpoint with messages of our own making: no client library between test and server."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,15 @@ class Failure:
 class Endpoint:
     """NAME_encoded at an address; with TLS if there is an authority that its certificate comes from."""
 
-    def __init__(self, address: str, model: str = "scenes_encoded", *, authority: Path | None = None) -> None:
-        options = [("grpc.max_receive_message_length", -1)]
+    def __init__(
+        self,
+        address: str,
+        model: str = "scenes_encoded",
+        *,
+        authority: Path | None = None,
+        options: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        options = [("grpc.max_receive_message_length", -1), *options]
         self.channel = (
             grpc.insecure_channel(address, options)
             if authority is None

@@ -136,7 +136,7 @@ def test_a_client_that_asks_too_fast_is_told_and_others_are_not(kept, behind, as
 
 def test_an_answer_that_does_not_come_in_time_is_given_up_and_frees_its_place(kept, behind, asking):
     triton, port = behind
-    front, status, made = kept(triton_port=port, answer_timeout_s=1, concurrent_requests=1)
+    front, status, made = kept(triton_port=port, answer_timeout_s=2, concurrent_requests=1)
     front.set_flags(ready=True, right=True)
     channel, stub = stub_on(f"127.0.0.1:{made.port}")
     assert asking(stub).result() == ("DEADLINE_EXCEEDED", "the server did not answer in time")
@@ -161,7 +161,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_nothing_else_begins(kept, 
     assert not waiting.done()
     triton.may_answer.set()
     assert waiting.result() == ("OK", "")
-    ending.join(5)
+    ending.join(20)
     assert not ending.is_alive()
     assert triton.reached == 1
     channel.close()
@@ -248,6 +248,7 @@ def test_one_address_has_so_many_connections_and_no_more(kept, behind, asking, s
     reason = {"reason": "too_many_connections"}
     wait_until(lambda: front.look_after() or status.registry.get_sample_value("salf_front_refusals_total", reason) >= 1)
     assert status.problems == {}
+    wait_until(lambda: '"ModelInfer"' in made.files.access_log.read_text(), what="a line about the inference")
     entries = [json.loads(line) for line in made.files.access_log.read_text().splitlines()]
     inferences = [entry for entry in entries if entry["call"] == "ModelInfer"]
     assert [entry["address"] for entry in inferences] == ["127.0.0.1"], "its caller's, not the socket's"
@@ -268,7 +269,7 @@ def test_an_nginx_that_counts_connections_is_reloaded_and_replaced(kept, behind,
         return code
 
     wait_until(lambda: asked_anew(SHOP) == "UNAUTHENTICATED", what="new tokens")
-    assert asked_anew(LAB) == "OK"
+    wait_until(lambda: asked_anew(LAB) == "OK", what="the end of the old worker")
     assert front._process is not None
     os.kill(front._process.pid, signal.SIGKILL)
     wait_until(front._process.ended)
@@ -294,15 +295,14 @@ def half_a_request() -> bytes:
 def test_a_body_that_does_not_come_frees_its_place(kept, behind, asking):
     triton, port = behind
     triton.may_answer.set()
-    front, status, made = kept(triton_port=port, slow_timeout_s=2, concurrent_requests=1)
+    front, status, made = kept(triton_port=port, slow_timeout_s=5, concurrent_requests=1)
     front.set_flags(ready=True, right=True)
     channel, stub = stub_on(f"127.0.0.1:{made.port}")
     assert asking(stub).result() == ("OK", "")
     with socket.create_connection(("127.0.0.1", made.port), timeout=10) as slow:
         slow.sendall(half_a_request())
-        time.sleep(0.5)
-        assert asking(stub).result() == TOO_MANY
-        wait_until(lambda: asking(stub).result() == ("OK", ""), 5, what="a free place")
+        wait_until(lambda: asking(stub).result() == TOO_MANY, 4, what="a place that is taken")
+        wait_until(lambda: asking(stub).result() == ("OK", ""), what="a free place")
     malformed = {"reason": "malformed"}
     wait_until(
         lambda: front.look_after() or status.registry.get_sample_value("salf_front_refusals_total", malformed) == 1
@@ -317,9 +317,10 @@ def test_a_connection_without_requests_is_closed(kept, behind, asking):
     front.set_flags(ready=True, right=True)
     channel, stub = stub_on(f"127.0.0.1:{made.port}")
     states: list[grpc.ChannelConnectivity] = []
-    channel.subscribe(states.append)
-    assert asking(stub).result() == ("OK", "")
+    channel.subscribe(states.append)  # says IDLE at first, at a time of its own
     asked_s = time.monotonic()
-    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.IDLE, 5, what="the end of the connection")
+    assert asking(stub).result() == ("OK", "")
+    wait_until(lambda: grpc.ChannelConnectivity.READY in states, what="a connection")
+    wait_until(lambda: states[-1] is grpc.ChannelConnectivity.IDLE, what="the end of the connection")
     assert time.monotonic() - asked_s > 0.5
     channel.close()

@@ -36,7 +36,7 @@ max_request_bytes = 1_000_000
 concurrent_requests = 6
 slow_timeout_s = 3
 idle_timeout_s = 20
-connection_age_s = 1
+connection_age_s = 5
 max_connections = 2048
 """
 
@@ -172,9 +172,9 @@ def test_old_connections_give_way_to_new_ones_and_no_request_is_lost(served, goo
     """So that clients look up addresses again, and find servers that were added."""
     channel, stub = stub_on(served.address)
     seen: set[str] = set()
-    deadline_s = time.monotonic() + 3.5
+    deadline_s = time.monotonic() + 30
     with channel, ThreadPoolExecutor(4) as pool:
-        while time.monotonic() < deadline_s:
+        while len(seen) < 3 and time.monotonic() < deadline_s:
             list(pool.map(lambda _: good(stub), range(8)))
             seen |= own_connections(served.port)
 

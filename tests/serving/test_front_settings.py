@@ -52,6 +52,18 @@ def test_the_configuration_is_the_one_on_file(name):
     assert text_of(CASES[name]) == (GOLDEN / f"{name}.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    ("address", "listed"),
+    [("127.0.0.1", []), ("::1", []), ("::", []), ("10.0.0.5", ["10.0.0.5"]), ("2001:DB8::5", ["2001:db8::5"])],
+)
+def test_connections_of_the_supervisor_are_not_counted(address, listed):
+    """It comes from the address that it asks."""
+    tls = {} if address in ("127.0.0.1", "::1") else TLS
+    text = text_of(FrontSettings(address=address, connections_per_client=2, **tls))
+    entries = text.partition("map $remote_addr $salf_address {")[2].partition("}")[0].split(";")
+    assert [entry.split()[0] for entry in entries if entry.endswith('""')] == ["127.0.0.1", "::1", *listed]
+
+
 def test_the_control_key_stands_only_where_the_index_is_asked():
     text = text_of(FrontSettings())
     assert text.count("KEY") == 1

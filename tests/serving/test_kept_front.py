@@ -23,7 +23,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from salf_serving import FrontError, ServingError
 from salf_serving.access_log import AccessLog
+from salf_serving.errors import FrontHangsError
 from salf_serving.front_check import ask_front
+from salf_serving.process import GuardedProcess
 from salf_serving.status import Status
 
 SECRET = "0123456789abcdef0123456789ABCDEF"
@@ -77,7 +79,8 @@ def test_a_secret_that_kubernetes_swaps_behind_links_is_read_again(kept, tmp_pat
     assert SECRET not in told
 
 
-def test_a_hanging_nginx_is_not_ready(kept):
+def test_a_hanging_nginx_is_not_ready(kept, monkeypatch):
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     front, status, made = kept()
     front.look_after()
     assert status.problems == {}
@@ -99,6 +102,7 @@ def test_a_hanging_nginx_is_not_ready(kept):
 
 
 def test_an_nginx_that_goes_on_hanging_is_killed_and_started_again(kept, monkeypatch):
+    monkeypatch.setattr("salf_serving.kept_front._ANSWER_S", 1.0)
     monkeypatch.setattr("salf_serving.kept_front._HANGS_AFTER_S", 1.5)
     front, status, _ = kept()
     assert front._process is not None
@@ -109,6 +113,25 @@ def test_an_nginx_that_goes_on_hanging_is_killed_and_started_again(kept, monkeyp
     wait_until(lambda: front.look_after() or status.problems == {}, what="a new nginx")
     assert all(is_gone(pid) for pid in hanging)
     assert status.registry.get_sample_value("salf_restarts_total", {"process": "front"}) == 1
+
+
+def test_one_question_without_an_answer_kills_no_nginx_however_long_it_took(kept, monkeypatch):
+    """A container that is frozen for half a minute finds that all of it has passed while it waited."""
+    monkeypatch.setattr("salf_serving.kept_front._HANGS_AFTER_S", 0.2)
+    killed: list[GuardedProcess] = []
+
+    def frozen(*_arguments, **_options):
+        time.sleep(0.3)
+        raise FrontHangsError("nginx does not answer on port 1: timed out")
+
+    front, _, _ = kept()
+    monkeypatch.setattr("salf_serving.kept_front.ask_front", frozen)
+    with monkeypatch.context() as patch:
+        patch.setattr(GuardedProcess, "kill", lambda process: killed.append(process))
+        front.look_after()
+        assert killed == []
+        front.look_after()
+        assert killed == [front._process]
 
 
 def test_an_nginx_that_only_turns_connections_away_is_left_alone(kept, monkeypatch):

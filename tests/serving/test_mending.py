@@ -38,15 +38,20 @@ class Triton:
 
 @pytest.fixture
 def mend(tmp_path):
-    """Mend once, after so many wrong probes of each model; returns what is still counted as wrong."""
+    """Mend after so many wrong probes of each model; returns what is still counted as wrong."""
 
-    def run(triton: Triton, wrong: dict[str, int], untrue=()) -> dict[str, tuple[int, str]]:
+    def run(triton: Triton, *probes: dict[str, int], untrue=()) -> dict[str, tuple[int, str]]:
         steady = threading.Lock()
         probing = Probing(triton, tmp_path, Status(), interval_s=1, timeout_s=1, steady=steady)
-        probing.wrong = {model: (times, f"{model} is wrong") for model, times in wrong.items()}
         probing.untrue = set(untrue)
-        said = lambda _model, _reason: triton.done.append(f"refused: {sorted(probing.untrue)}") if untrue else None  # noqa: E731
-        mend_models(triton, probing, steady=steady, say_unready=said)
+
+        def say_unready(_model: str, _reason: str) -> None:
+            if untrue:
+                triton.done.append(f"refused: {sorted(probing.untrue)}")
+
+        for wrong in probes:
+            probing.wrong = {model: (times, f"{model} is wrong") for model, times in wrong.items()}
+            mend_models(triton, probing, steady=steady, say_unready=say_unready)
         return probing.wrong
 
     return run
@@ -93,6 +98,14 @@ def test_a_model_that_cannot_be_taken_out_keeps_everybody_out_until_it_has_new_w
     mend(triton, {"a": RELOAD_AFTER}, untrue=("a",))
     refused = "refused: ['a']"
     assert triton.done == [refused, "take out a", refused, "reload a: a is wrong"]
+
+
+def test_a_model_that_cannot_be_taken_out_is_tried_once_for_each_wrong_probe(mend):
+    triton = Triton(can_take_out=False)
+    mend(triton, {"a": 1}, {"a": 1}, {"a": 1}, untrue=("a",))
+    assert triton.done.count("take out a") == 1
+    mend(triton, {"a": 1}, {"a": 1}, {"a": RELOAD_AFTER}, untrue=("a",))
+    assert triton.done.count("take out a") == 1 + 2
 
 
 def test_a_model_that_new_workers_do_not_help_makes_triton_start_again(mend):

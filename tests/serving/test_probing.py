@@ -102,7 +102,9 @@ def test_a_wrong_answer_is_untrue_until_the_next_right_one(probing, server):
     probing._probe_all()
     assert (probing.untrue, probing.wrong["tiny"][0]) == ({"tiny"}, 1)
     server.answers = right
+    probing.kept_in["tiny"] = 1
     probing._probe_all()
+    assert probing.kept_in == {}, "should it answer wrong again, Triton is asked again to take it out"
     assert (probing.untrue, probing.wrong, probing._status.problems) == (set(), {}, {})
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ def test_what_a_dead_process_left_is_removed(left, tmp_path):
     dead.wait()
     assert process_start(dead.pid) is None
     paths = left(f"{dead.pid}-0a1b2c3d")
-    assert set(paths) <= set(remove_stale(tmp_path / "runs"))
+    remove_stale(tmp_path / "runs")
     assert not any(path.exists() for path in paths)
 
 
@@ -47,15 +46,13 @@ def test_what_an_earlier_process_of_the_same_id_left_is_removed(left, tmp_path):
     """A container that is started again runs salf under the same number, often 1, with the same /dev/shm."""
     earlier, mine = left(f"{os.getpid()}-0a1b2c3d"), left(own_mark("-"))
     older = left(str(os.getpid()))  # of a salf that wrote no start into its names, and may be running
-    removed = set(remove_stale(tmp_path / "runs"))
-    assert removed >= set(earlier)
-    assert not removed & {*mine, *older}
+    remove_stale(tmp_path / "runs")
+    assert not any(path.exists() for path in earlier)
     assert all(path.exists() for path in (*mine, *older))
 
 
 def test_processes_are_told_apart_by_their_starts():
     with subprocess.Popen(["sleep", "10"]) as other:
-        time.sleep(0.05)
         assert process_start(other.pid) == process_start(other.pid)
         assert process_start(other.pid) != process_start(os.getpid())
         other.kill()

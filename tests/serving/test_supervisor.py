@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from served import (
@@ -207,9 +208,10 @@ def test_a_killed_supervisor_leaves_nothing_but_what_the_next_start_removes(own,
     own.process.wait(5)
     wait_until(lambda: all(is_gone(pid) for pid in tree), what="the end of all processes")
     wait_until(lambda: not shared_memory_of(own.process.pid))
-    (Path("/dev/shm") / f"salf_{own.process.pid}_left").touch()
+    left = Path("/dev/shm") / f"salf_{own.process.pid}_left"
+    left.touch()
     removed = remove_stale(tmp_path / "serve" / "state" / "salf")
-    assert any(path.name == f"salf_{own.process.pid}_left" for path in removed)
+    assert not left.exists()  # another start on this host may have been faster
     assert any(path.name.startswith(f"run-{own.process.pid}-") for path in removed)
 
 
@@ -217,10 +219,11 @@ def test_what_is_under_way_when_the_server_is_stopped_is_answered(own, tiny):
     channel, stub = stub_on(own.address)
     images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
     triton = own.triton()
+    grpc.channel_ready_future(channel).result(20)
     os.kill(triton, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(stub.ModelInfer, infer_request(images, targets), timeout=20)
-        time.sleep(0.5)
+        time.sleep(1)
         own.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not takes_connections(own.port), what="a closed door")
         assert not waiting.done()

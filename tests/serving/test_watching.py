@@ -64,6 +64,20 @@ def test_what_is_no_model_may_lie_beside_models_that_are_copied(scenes, tmp_path
         check_repository(scenes.parent)
 
 
+def test_a_folder_of_the_file_system_that_only_root_may_open_hides_no_change(watched, scenes, monkeypatch):
+    honest = Path.is_file
+
+    def closed(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    (scenes.parent / "lost+found").mkdir(mode=0o700)
+    monkeypatch.setattr(Path, "is_file", closed)
+    os.utime(newest(scenes) / "model.onnx")
+    assert watched.looks(2) is not None
+
+
 def test_what_cannot_be_copied_is_told_in_one_sentence(scenes, tmp_path):
     (newest(scenes) / "more").symlink_to("/nowhere")
     with pytest.raises(RepositoryError, match=r"model scenes cannot be copied .*: \[Errno 2\] No such file .*/more'$"):
@@ -144,6 +158,21 @@ def test_a_change_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkey
     assert len(caplog.messages) == 1
     assert watched.looks(2) is not None
     assert watched.refused == []
+
+
+def test_the_removal_of_a_model_waits_for_a_full_disk_and_is_told_once(watched, scenes, monkeypatch, caplog):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    shutil.rmtree(scenes.parent / "scenes_all_maps")
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkdtemp", full)
+        assert watched.looks(5) is None
+    (told,) = caplog.messages
+    assert told.startswith("the removal of scenes_all_maps could not be checked")
+    change = watched.looks(2)
+    assert change is not None
+    assert change.removed == ("scenes_all_maps",)
 
 
 def test_what_fails_its_manifest_is_not_even_tried(watched, scenes):
