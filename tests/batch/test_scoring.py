@@ -218,6 +218,10 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     result = CliRunner().invoke(app, ["report", str(tmp_path / "scored"), "--out", str(page), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["errors"] == 1
+    command = ["score", str(folder), "--out", str(tmp_path / "new"), "--url", settings.url, "--top", "99"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2  # as for --top 0: the model's answers hold no more
+    assert "top=99, but answers of model 'scenes' hold 1 to" in result.stderr
     result = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere"), "--out", str(page)])
     assert result.exit_code == 3
     assert "no scored store" in result.stderr
