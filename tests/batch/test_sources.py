@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 import tarfile
 
@@ -9,7 +11,13 @@ import pyarrow.parquet as parquet
 import pytest
 from scored_stores import jpeg
 
-from salf_batch import InvalidSourceError, MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch import (
+    InvalidSourceError,
+    MissingExtraError,
+    SourceNotThereError,
+    StoreUnavailableError,
+    UnreadableInputError,
+)
 from salf_batch.sources import load_uri, open_source
 
 
@@ -146,6 +154,26 @@ def test_only_a_source_that_may_still_come_is_worth_another_try(tmp_path):
         with pytest.raises(InvalidSourceError) as caught:
             open_source(str(tmp_path / name))
         assert caught.value.is_lasting is is_lasting, name
+
+
+def test_a_glob_of_which_nobody_can_tell_whether_it_is_a_name_is_a_glob():
+    """The name is too long to be asked for, an error as that below a folder which is closed to us."""
+    with pytest.raises(SourceNotThereError, match="holds no pictures"):
+        open_source(f"{'x' * 300}*.jpg")
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_worth_another_try(folder, monkeypatch):
+    walk = os.walk
+
+    def vanishing(*arguments, **options):
+        for path, folders, names in walk(*arguments, **options):
+            if path.endswith("/b"):
+                shutil.rmtree(path)
+            yield path, folders, names
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    with pytest.raises(SourceNotThereError, match=r"/b cannot be listed \(No such file"):
+        open_source(str(folder))
 
 
 @pytest.mark.parametrize("scheme", ["ftp", "foo", "htps"])
