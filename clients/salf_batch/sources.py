@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeAlias
 
 from salf_batch.archives import tar_inputs
-from salf_batch.errors import InvalidSourceError, SourceNotThereError, UnreadableInputError
+from salf_batch.errors import InputNotThereError, InvalidSourceError, SourceNotThereError, UnreadableInputError
 from salf_batch.lists import csv_inputs, json_lines_inputs, text_inputs
 from salf_batch.spool import Spool
 from salf_batch.stores import WEB, Place, RetryCount, place_of, scheme_of
@@ -97,7 +97,8 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
             if count % 1000 == 0:
                 report(count)
     except UnreadableInputError as error:
-        raise SourceNotThereError(f"the source {name} cannot be listed: {error}") from error
+        failure = SourceNotThereError if isinstance(error, InputNotThereError) else InvalidSourceError
+        raise failure(f"the source {name} cannot be listed: {error}") from error
     if count == 0:
         raise SourceNotThereError(f"the source {name} holds no pictures; {_EXPECTED}")
     return Source(name, kind, count, digest.hexdigest(), spool.again, retries)
@@ -202,8 +203,8 @@ def _pictures_below(folder: Place) -> Iterator[Place]:
 
 
 def _cannot_list(error: OSError) -> NoReturn:
-    kind = SourceNotThereError if isinstance(error, FileNotFoundError) else InvalidSourceError
-    raise kind(f"the folder {error.filename} cannot be listed ({error.strerror})") from error
+    failure = SourceNotThereError if isinstance(error, FileNotFoundError) else InvalidSourceError
+    raise failure(f"the folder {error.filename} cannot be listed ({error.strerror})") from error
 
 
 def _is_picture(path: str) -> bool:

@@ -5,6 +5,8 @@ import os
 import shutil
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -150,10 +152,31 @@ def test_sources_that_cannot_be_understood_are_refused(tmp_path, name, content, 
 def test_only_a_source_that_may_still_come_is_worth_another_try(tmp_path):
     (tmp_path / "empty").mkdir()
     parquet.write_table(pa.table({"photo": [jpeg(0)]}), tmp_path / "photos.parquet")
-    for name, is_lasting in (("empty", False), ("nowhere", False), ("photos.parquet", True), ("x.zip", True)):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "bad.tar").write_bytes(b"nonsense" * 200)
+    may_come = ("empty", "nowhere", "nowhere.parquet", "nowhere.txt", "empty/*.jpg")
+    for name in (*may_come, "photos.parquet", "folder.parquet", "bad.tar", "x.zip", f"{'x' * 300}.txt"):
         with pytest.raises(InvalidSourceError) as caught:
             open_source(str(tmp_path / name))
-        assert caught.value.is_lasting is is_lasting, name
+        assert caught.value.is_lasting is (name not in may_come), name
+
+
+@pytest.mark.parametrize(("status", "is_lasting"), [(404, False), (410, False), (401, True), (403, True)])
+def test_an_address_that_is_closed_to_us_is_worth_no_other_try_and_one_that_is_not_there_is(status, is_lasting):
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_HEAD = do_GET  # noqa: N815
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as web:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            with pytest.raises(InvalidSourceError) as caught:
+                open_source(f"http://127.0.0.1:{web.server_port}/list.txt")
+        finally:
+            web.shutdown()
+    assert caught.value.is_lasting is is_lasting
 
 
 def test_a_glob_of_which_nobody_can_tell_whether_it_is_a_name_is_a_glob():
