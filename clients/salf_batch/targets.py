@@ -290,7 +290,7 @@ def _rows(part: Place) -> int:
     with part.open() as file:
         try:
             return int(parquet.read_metadata(file).num_rows)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, OSError):  # Arrow calls a damaged footer an OSError
             return -1
 
 

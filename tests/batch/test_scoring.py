@@ -102,9 +102,12 @@ def test_a_second_run_scores_nothing_again(folder, tmp_path, settings):
     assert (summary.scored, summary.already_done) == (0, 7)
     assert {path.name: path.stat().st_mtime_ns for path in target.glob("part-*")} == before
     torn = target / "part-000001.parquet"
-    torn.write_bytes(torn.read_bytes()[:-20])
-    assert score(str(folder), str(target), settings).scored == 3
-    assert len(rows_of(target)) == 7
+    whole = torn.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    for broken in (whole[:-20], whole[: -8 - footer] + b"\xff" * footer + whole[-8:]):
+        torn.write_bytes(broken)
+        assert score(str(folder), str(target), settings).scored == 3
+        assert len(rows_of(target)) == 7
 
 
 def test_targets_of_something_else_are_refused(folder, tmp_path, settings):

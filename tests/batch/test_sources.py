@@ -115,6 +115,20 @@ def test_a_parquet_without_the_column_names_those_it_has(tmp_path):
     assert open_source(str(path), column="photo").count == 1
 
 
+def test_a_damaged_parquet_is_refused_or_gives_unreadable_inputs(tmp_path):
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"image": [jpeg(0), jpeg(1)]}), path, compression="zstd")
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    path.write_bytes(whole[: -8 - footer] + b"\xff" * footer + whole[-8:])
+    with pytest.raises(InvalidSourceError, match=r"photos\.parquet is no Parquet file"):
+        open_source(str(path))
+    path.write_bytes(whole[:4] + b"\xff" * (len(whole) - footer - 12) + whole[-8 - footer :])
+    for one in open_source(str(path)).again():
+        with pytest.raises(UnreadableInputError, match=r"row group 0 of .*photos\.parquet is damaged"):
+            one.load()
+
+
 def test_manifests_name_pictures_relative_to_themselves(folder):
     names = ["farm.jpg", "b/camp.jpg", str(folder / "airfield.jpg"), "farm.jpg"]
     with (folder / "list.csv").open("w", newline="") as file:
