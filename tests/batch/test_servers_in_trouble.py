@@ -3,8 +3,7 @@
 import time
 
 import pytest
-from scored_stores import rows_of
-from test_scoring import manifest_of
+from scored_stores import manifest_of, rows_of
 
 from salf_batch import ModelChangedError, ServerGoneError, Settings, TargetMismatchError, score
 from salf_client import AsyncClient, DeadlineExceededError, ServerFailedError, ServerOverloadedError
