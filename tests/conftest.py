@@ -22,6 +22,12 @@ for _name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
 
 
 @pytest.fixture(scope="session")
+def hears_ctrl_c() -> tuple[str, ...]:
+    """What to put before a command that shall hear Ctrl-C: a suite in the background hands on that it is deaf to it."""
+    return ("env", "--default-signal=INT")
+
+
+@pytest.fixture(scope="session")
 def runtime() -> Runtime:
     """Triton's own environment, installed if it is missing ($SALF_RUNTIME says where)."""
     return install_runtime()

@@ -10,6 +10,7 @@ summary = score("s3://bucket/photos", "scored/", Settings(url="localhost:8001"))
 from salf_batch.errors import (
     BatchError,
     EngineError,
+    InputNotThereError,
     InvalidSourceError,
     InvalidTargetError,
     MetricsUnavailableError,
@@ -33,6 +34,7 @@ from salf_batch.settings import Settings
 __all__ = [
     "BatchError",
     "EngineError",
+    "InputNotThereError",
     "InvalidSourceError",
     "InvalidTargetError",
     "MetricsUnavailableError",

@@ -4,6 +4,7 @@ BatchError
 ├── InvalidSourceError       the source is nothing that can be scored
 │   └── SourceNotThereError  the source does not exist, or holds no pictures; they may still come
 ├── UnreadableInputError     one input cannot be read, and never will: becomes a row with an error
+│   └── InputNotThereError   there is no such file; another run may find it
 ├── StoreUnavailableError    a store does not answer, or not to us; run again when it does
 ├── MissingExtraError        a package is not installed that only this source or target needs
 ├── TargetMismatchError      the target holds rows of another model, source or settings
@@ -45,6 +46,10 @@ class SourceNotThereError(InvalidSourceError):
 
 class UnreadableInputError(BatchError):
     """One input cannot be read, and trying again would not help."""
+
+
+class InputNotThereError(UnreadableInputError):
+    """There is no such file, or no such address."""
 
 
 class StoreUnavailableError(BatchError):

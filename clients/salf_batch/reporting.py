@@ -16,7 +16,6 @@ from salf_batch.errors import (
 )
 from salf_batch.sources import load_uri
 from salf_batch.statistics import Notable, Overview, overview, wording
-from salf_batch.stores import scheme_of
 from salf_batch.targets import parts, read_manifest, target_of
 from salf_contract import PictureError, decode_picture, to_rgb
 
@@ -91,24 +90,29 @@ def _thumbnails(
 ) -> tuple[dict[str, str], set[str]]:
     """Thumbnails of those that are still there, and what was not asked for any more, since its store does not answer.
 
-    That is waited for once: each further picture would take as long again.
+    Each host or bucket is waited for once: each further picture would take as long again.
     """
     found: dict[str, str] = {}
     unread: set[str] = set()
     silent: set[str] = set()
     for number, uri in enumerate(sorted(uris), start=1):
         report(f"reading pictures ({number} of {len(uris)})")
-        if scheme_of(uri) in silent:
+        if _store_of(uri) in silent:
             unread.add(uri)
             continue
         try:
             found[uri] = _thumbnail(load_uri(uri, column=column))
         except StoreUnavailableError:
-            silent.add(scheme_of(uri))
+            silent.add(_store_of(uri))
             unread.add(uri)
         except (BatchError, PictureError):
             continue
     return found, unread
+
+
+def _store_of(uri: str) -> str:
+    """Its scheme with its host or bucket."""
+    return "/".join(uri.split("/")[:3])
 
 
 def _thumbnail(data: bytes) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from salf_batch.archives import tar_inputs
-from salf_batch.errors import InvalidSourceError, SourceNotThereError, UnreadableInputError
+from salf_batch.errors import InputNotThereError, InvalidSourceError, SourceNotThereError, UnreadableInputError
 from salf_batch.lists import csv_inputs, json_lines_inputs, text_inputs
 from salf_batch.spool import Spool
 from salf_batch.stores import WEB, Place, RetryCount, place_of, scheme_of
@@ -97,7 +97,8 @@ def open_source(name: str, *, column: str | None = None, report: Callable[[int],
             if count % 1000 == 0:
                 report(count)
     except UnreadableInputError as error:
-        raise SourceNotThereError(f"the source {name} cannot be listed: {error}") from error
+        failure = SourceNotThereError if isinstance(error, InputNotThereError) else InvalidSourceError
+        raise failure(f"the source {name} cannot be listed: {error}") from error
     if count == 0:
         raise SourceNotThereError(f"the source {name} holds no pictures; {_EXPECTED}")
     return Source(name, kind, count, digest.hexdigest(), spool.again, retries)
@@ -177,7 +178,8 @@ def _files(name: str, retries: RetryCount, *, is_folder_of_pictures: bool) -> It
 def _is_glob(name: str, place: Place) -> bool:
     if not _GLOB.search(name) or place.scheme in WEB:
         return False
-    return not (place.is_local and Path(place.path).exists())  # a folder may be called "photos [2024]"
+    # A folder may be called "photos [2024]". Not pathlib's `exists`, which raises where we may not look.
+    return not (place.is_local and os.path.exists(place.path))  # noqa: PTH110
 
 
 def _pictures_below(folder: Place) -> Iterator[Place]:
@@ -185,7 +187,10 @@ def _pictures_below(folder: Place) -> Iterator[Place]:
         # fsspec would hold a record of every file at once.
         seen: set[tuple[int, int]] = set()
         for path, folders, names in os.walk(folder.path, onerror=_cannot_list, followlinks=True):
-            about = Path(path).stat()
+            try:
+                about = Path(path).stat()
+            except OSError as error:
+                _cannot_list(error)
             if (about.st_dev, about.st_ino) in seen:  # links that lead to it twice, or in a circle
                 folders.clear()
                 continue
@@ -197,8 +202,9 @@ def _pictures_below(folder: Place) -> Iterator[Place]:
         yield from (folder.at(path) for path in sorted(found) if _is_picture(path))
 
 
-def _cannot_list(error: OSError) -> None:
-    raise InvalidSourceError(f"the folder {error.filename} cannot be listed ({error.strerror})") from error
+def _cannot_list(error: OSError) -> NoReturn:
+    failure = SourceNotThereError if isinstance(error, FileNotFoundError) else InvalidSourceError
+    raise failure(f"the folder {error.filename} cannot be listed ({error.strerror})") from error
 
 
 def _is_picture(path: str) -> bool:

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar, cast
 
-from salf_batch.errors import BatchError, MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch.errors import (
+    BatchError,
+    InputNotThereError,
+    MissingExtraError,
+    StoreUnavailableError,
+    UnreadableInputError,
+)
 from salf_batch.filesystems import file_system
 from salf_batch.ranges import ranges
 from salf_client.credentials import looked_for
@@ -20,6 +26,7 @@ WEB = frozenset({"http", "https"})
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.2
 #: HTTP statuses that a repetition does not change: this address has no picture.
 _GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
+_NOT_THERE = frozenset({404, 410})
 _REFUSED = frozenset({401, 403})
 
 
@@ -145,12 +152,8 @@ class Place:
                 raise
             # Every store has its own classes for a lost connection, a wrong key and a busy server.
             except Exception as error:
-                if _is_missing(error):
-                    raise UnreadableInputError(f"there is no file {self.uri}; check the path") from error
-                if _status(error) in _GONE and self.scheme in WEB:
-                    raise UnreadableInputError(f"{self.uri} answers {_status(error)}; check the address") from error
-                if self.is_local:
-                    raise UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") from error
+                if (unreadable := self._unreadable(error)) is not None:
+                    raise unreadable from error
                 if _is_refusal(error):
                     raise StoreUnavailableError(
                         f"{self.uri} is refused ({_reason(error)}); {looked_for(self.scheme)}"
@@ -164,6 +167,19 @@ class Place:
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only so that readers do not ask in step
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
+
+    def _unreadable(self, error: Exception) -> UnreadableInputError | None:
+        """What is wrong with the name, if it is that; None if it is the store."""
+        status = _status(error) if self.scheme in WEB else None
+        if status in _GONE - _NOT_THERE:
+            return UnreadableInputError(f"{self.uri} answers {status}; check the address")
+        if isinstance(error, IsADirectoryError):
+            return UnreadableInputError(f"{self.uri} is a folder, and no file; check the path")
+        if _is_missing(error):
+            return InputNotThereError(f"there is no file {self.uri}; check the path")
+        if status in _NOT_THERE:
+            return InputNotThereError(f"{self.uri} answers {status}; check the address")
+        return UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") if self.is_local else None
 
 
 def place_of(url: str, retries: RetryCount | None = None) -> Place:
@@ -202,7 +218,7 @@ def scheme_of(url: str) -> str:
 
 
 def _is_missing(error: Exception) -> bool:
-    if not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
         return False
     # fsspec says of an address that it is not there when it cannot ask for it, too.
     return error.__cause__ is None or _status(error) in _GONE

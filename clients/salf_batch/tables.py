@@ -80,7 +80,10 @@ class _Groups:
 
     def _read_group(self, group: int) -> Any:
         with self._opened() as file:
-            return file.read_row_group(group, columns=[self._column]).column(0)
+            try:
+                return file.read_row_group(group, columns=[self._column]).column(0)
+            except (ValueError, OSError) as error:  # Arrow's errors are of these kinds, too
+                raise UnreadableInputError(f"row group {group} of {self._table.uri} is damaged ({error})") from error
 
     def _opened(self) -> Any:
         try:
@@ -91,5 +94,5 @@ class _Groups:
         file = self._table.open()
         try:
             return parquet.ParquetFile(file)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:  # Arrow calls a damaged footer an OSError
             raise InvalidSourceError(f"{self._table.uri} is no Parquet file ({error})") from error

@@ -91,8 +91,6 @@ def target_of(name: str) -> Place:
 def claim(target: Place, wanted: Manifest) -> None:
     """Make a target hold what is wanted, or find that it does.
 
-    One without a finished part, on this machine, where a lock keeps others out, is begun anew.
-
     Raises:
         TargetMismatchError: it holds rows of something else.
         InvalidTargetError: it holds something that is no scored store.
@@ -103,10 +101,10 @@ def claim(target: Place, wanted: Manifest) -> None:
         if name.endswith(_INCOMPLETE):  # what a run was writing when it was killed; this one holds the lock
             target.asked(partial(target.files.rm_file, f"{target.path}/{name}"))
     found = begun(target)
-    if found is not None and (not target.is_local or any(_PART.fullmatch(name) for name in names)):
+    if found is not None:
         _check_same(target, found, wanted)
         return
-    if found is None and any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in names):
+    if MANIFEST not in names and any(name != _LOCK and not name.endswith(_INCOMPLETE) for name in names):
         raise InvalidTargetError(f"{target.uri} is not empty, and no scored store; give a new folder with --out")
     path = target.at(f"{target.path}/{MANIFEST}")
     write(path, (wanted.model_dump_json(indent=1) + "\n").encode())
@@ -115,11 +113,15 @@ def claim(target: Place, wanted: Manifest) -> None:
 def begun(target: Place) -> Manifest | None:
     """What a target holds rows of; None if nothing was scored into it yet.
 
+    One without a part, on this machine, where a lock keeps others out, is begun anew.
+
     Raises:
         InvalidTargetError: its manifest cannot be read.
     """
-    path = target.at(f"{target.path}/{MANIFEST}")
-    return read_manifest(target) if _exists(path) else None
+    if not _exists(target.at(f"{target.path}/{MANIFEST}")):
+        return None
+    manifest = read_manifest(target)
+    return manifest if not target.is_local or any(map(_PART.fullmatch, _names(target))) else None
 
 
 def read_manifest(target: Place) -> Manifest:
@@ -288,7 +290,7 @@ def _rows(part: Place) -> int:
     with part.open() as file:
         try:
             return int(parquet.read_metadata(file).num_rows)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, OSError):  # Arrow calls a damaged footer an OSError
             return -1
 
 

@@ -1,5 +1,6 @@
 """`salf explain` and `salf models`: ask a server."""
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,7 +116,8 @@ def _shown(
         try:
             explanation.plot(image=picture, path=png)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(png)) from error
+            # Pillow and matplotlib raise some with words alone.
+            raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(png)) from error
     if not quiet:
         from salf_cli.tables import explanation_table
 

@@ -116,6 +116,7 @@ def score(
     from salf_batch import Settings
     from salf_batch import score as score_store
     from salf_cli.score_progress import progress_on
+    from salf_client import TopOutOfRangeError
 
     settings = Settings(
         url=servers.urls,
@@ -150,6 +151,8 @@ def score(
     except KeyboardInterrupt:
         console.print("interrupted; what is done stays, and the same command goes on from there", highlight=False)
         raise
+    except TopOutOfRangeError as error:  # as --top 0, which needs no server to be refused
+        raise UsageFailure(str(error)) from error
     if json:
         print_json(asdict(summary))
     else:

@@ -54,7 +54,7 @@ def check_stream(pictures: Any, in_flight: int) -> None:
     """
     if in_flight < 1:
         raise ValueError(f"in_flight must be at least 1, but it is {in_flight}")
-    is_array = isinstance(pictures, np.ndarray) and (pictures.ndim < 3 or pictures.shape[2:] == (3,))
+    is_array = isinstance(pictures, np.ndarray) and (pictures.ndim in (0, 2) or pictures.shape[2:] == (3,))
     if is_array or (isinstance(pictures, FORMS) and not isinstance(pictures, np.ndarray)):
         raise InvalidPictureError("explain_many takes many pictures, and this is one: give a list, or call explain")
 

@@ -1,6 +1,9 @@
-"""Small pictures, and how to read what was scored."""
+"""Small pictures, manifests of many, how to score them by command, and how to read what was scored."""
 
 import io
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset
@@ -32,3 +35,23 @@ def assert_same_rows(some, others):
                 assert other[name] == pytest.approx(value, abs=1e-3), (one["uri"], name)
             else:
                 assert other[name] == value, (one["uri"], name)
+
+
+def environment():
+    """Of a command that shall leave cores to others."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command_of(source, target, url, *, shard_size):
+    """`salf score` as a process, which prints its summary as JSON."""
+    salf = Path(sys.executable).parent / "salf"
+    command = [salf, "score", source, "--out", target, "--url", url, "--shard-size", shard_size, "--json"]
+    return [str(word) for word in command]
+
+
+def manifest_of(folder, count):
+    """A manifest of many inputs that repeats a few pictures, one of them broken and one missing."""
+    pictures = [*sorted(folder.rglob("*.jpg")), folder / "missing.jpg"]
+    path = folder / f"{count}.txt"
+    path.write_text("".join(f"{pictures[number % len(pictures)]}\n" for number in range(count)))
+    return path

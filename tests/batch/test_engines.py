@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scored_stores import assert_same_rows, rows_of
-from test_scoring import manifest_of
+from scored_stores import assert_same_rows, manifest_of, rows_of
 from typer.testing import CliRunner
 
 from salf_batch import EngineError, Settings, score

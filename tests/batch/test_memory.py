@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from test_scoring import command_of, environment, manifest_of
+from scored_stores import command_of, environment, manifest_of
 
 #: The issue's sizes are SALF_MEMORY_TEST=1000,50000.
 FEW, MANY = map(int, os.environ.get("SALF_MEMORY_TEST", "1000,4000").split(","))

@@ -13,8 +13,7 @@ import pytest
 from faulty_proxy import faulty_proxy
 from prometheus_client.parser import text_string_to_metric_families
 from real_stores import AZURE_ACCOUNT, AZURE_KEY, azure_server, gcs_server, http_server, s3_server
-from scored_stores import assert_same_rows, jpeg, rows_of
-from test_scoring import command_of, environment, manifest_of
+from scored_stores import assert_same_rows, command_of, environment, jpeg, manifest_of, rows_of
 from test_sources import tar_of
 
 import salf_batch.filesystems

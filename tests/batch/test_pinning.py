@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from scored_stores import rows_of
-from test_scoring import manifest_of
+from scored_stores import manifest_of, rows_of
 from typer.testing import CliRunner
 
 from salf_batch import ModelChangedError, Settings, score

@@ -1,12 +1,16 @@
 """Pages about scored stores."""
 
 import errno
+import functools
 import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from salf_batch import StoreUnavailableError, TargetWriteError, reporting, score, write_report
+from salf_batch import Settings, StoreUnavailableError, TargetWriteError, reporting, score, write_report
+from salf_client.testing import mock_server
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(folder, tmp_path, settings, monkeypatch):
@@ -38,6 +42,29 @@ def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(fol
     assert "broken.jpg" in text
     assert "truncated" in text
     assert all(word not in text for word in ("<script", "<link", 'src="http'))
+
+
+def test_a_store_that_does_not_answer_says_nothing_of_others_of_its_kind(folder, tmp_path, monkeypatch):
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    dead, load_uri = "http://127.0.0.1", reporting.load_uri
+
+    def loaded(uri, **options):
+        if uri.startswith(dead):
+            raise StoreUnavailableError("it does not answer")
+        return load_uri(uri, **options)
+
+    monkeypatch.setattr(reporting, "load_uri", loaded)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web, mock_server() as server:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            addresses = [f"{host}:{web.server_port}/farm.jpg" for host in (dead, "http://localhost")]
+            (folder / "list.txt").write_text("\n".join(addresses))
+            score(str(folder / "list.txt"), str(tmp_path / "scored"), Settings(url=server.address))
+            write_report(str(tmp_path / "scored"), tmp_path / "report.html")
+        finally:
+            web.shutdown()
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("store does not answer") == text.count("data:image/jpeg;base64,") == 3
 
 
 def test_a_report_waits_once_for_a_store_that_does_not_answer(folder, tmp_path, settings, monkeypatch):

@@ -3,10 +3,8 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from scored_stores import assert_same_rows, jpeg, rows_of
+from scored_stores import assert_same_rows, command_of, environment, jpeg, manifest_of, rows_of
 from typer.testing import CliRunner
 
 from salf_batch import (
@@ -102,9 +100,12 @@ def test_a_second_run_scores_nothing_again(folder, tmp_path, settings):
     assert (summary.scored, summary.already_done) == (0, 7)
     assert {path.name: path.stat().st_mtime_ns for path in target.glob("part-*")} == before
     torn = target / "part-000001.parquet"
-    torn.write_bytes(torn.read_bytes()[:-20])
-    assert score(str(folder), str(target), settings).scored == 3
-    assert len(rows_of(target)) == 7
+    whole = torn.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    for broken in (whole[:-20], whole[: -8 - footer] + b"\xff" * footer + whole[-8:]):
+        torn.write_bytes(broken)
+        assert score(str(folder), str(target), settings).scored == 3
+        assert len(rows_of(target)) == 7
 
 
 def test_targets_of_something_else_are_refused(folder, tmp_path, settings):
@@ -187,12 +188,8 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(folder, tmp_path, settin
     """A limit on the size of files fails like a full disk, in the write itself."""
     target = tmp_path / "scored"
     command = [*command_of(folder, target, settings.url, shard_size=3), "--maps"]
-    limit = 1500  # the manifest fits, a part does not
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, env=environment(), timeout=100)
+    limited = ["prlimit", "--fsize=1500", *command]  # the manifest fits, a part does not
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment(), timeout=100)
     assert done.returncode == 1, done.stderr
     assert "no space is left" in done.stderr
     assert "Traceback" not in done.stderr
@@ -218,6 +215,10 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     result = CliRunner().invoke(app, ["report", str(tmp_path / "scored"), "--out", str(page), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["errors"] == 1
+    command = ["score", str(folder), "--out", str(tmp_path / "new"), "--url", settings.url, "--top", "99"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2  # as for --top 0: the model's answers hold no more
+    assert "top=99, but answers of model 'scenes' hold 1 to" in result.stderr
     result = CliRunner().invoke(app, ["report", str(tmp_path / "nowhere"), "--out", str(page)])
     assert result.exit_code == 3
     assert "no scored store" in result.stderr
@@ -226,14 +227,13 @@ def test_the_command_prints_a_summary_for_programs_and_for_people(folder, tmp_pa
     assert "was begun with top" in result.stderr
 
 
-def test_ctrl_c_ends_in_one_sentence_that_says_how_to_go_on(folder, tmp_path):
+def test_ctrl_c_ends_in_one_sentence_that_says_how_to_go_on(folder, tmp_path, hears_ctrl_c):
     source, target = manifest_of(folder, 400), tmp_path / "scored"
     with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
         server.delay_s = 0.05
         run = subprocess.Popen(
-            command_of(source, target, server.address, shard_size=20),
+            [*hears_ctrl_c, *command_of(source, target, server.address, shard_size=20)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's & ignores it
         )  # fmt: skip
         wait_for_parts(target, 1, run)
         run.send_signal(signal.SIGINT)
@@ -242,24 +242,6 @@ def test_ctrl_c_ends_in_one_sentence_that_says_how_to_go_on(folder, tmp_path):
     assert complaints.splitlines()[-1].startswith("interrupted; what is done stays")
     assert "Traceback" not in complaints
     assert 20 <= len(rows_of(target)) < 400
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def command_of(source, target, url, *, shard_size):
-    salf = Path(sys.executable).parent / "salf"
-    command = [salf, "score", source, "--out", target, "--url", url, "--shard-size", shard_size, "--json"]
-    return [str(word) for word in command]
-
-
-def manifest_of(folder, count):
-    """A manifest of many inputs that repeats a few pictures, one of them broken and one missing."""
-    pictures = [*sorted(folder.rglob("*.jpg")), folder / "missing.jpg"]
-    path = folder / f"{count}.txt"
-    path.write_text("".join(f"{pictures[number % len(pictures)]}\n" for number in range(count)))
-    return path
 
 
 @pytest.mark.slow

@@ -3,8 +3,7 @@
 import time
 
 import pytest
-from scored_stores import rows_of
-from test_scoring import manifest_of
+from scored_stores import manifest_of, rows_of
 
 from salf_batch import ModelChangedError, ServerGoneError, Settings, TargetMismatchError, score
 from salf_client import AsyncClient, DeadlineExceededError, ServerFailedError, ServerOverloadedError
@@ -32,6 +31,32 @@ def test_a_model_that_changes_stops_the_run_and_keeps_what_is_done(folder, tmp_p
         server.model = MockModel(**names, version=1)
         assert score(str(source), str(target), settings).already_done == len(rows)
     assert len(rows_of(target)) == 400
+
+
+def test_a_pinned_run_without_a_finished_part_begins_anew_with_what_is_served(folder, tmp_path):
+    names = {"classes": ["a", "b"], "concepts": ["c", "d"]}
+
+    def stopping(rows):
+        def report(progress):
+            if progress.stage == "scoring" and progress.done >= rows:
+                raise KeyboardInterrupt
+
+        return report
+
+    with mock_server(MockModel(**names, version=1)) as server:
+        settings = Settings(url=server.address, shard_size=3, if_model_changes="pin")
+        for name, rows in (("nothing", 0), ("something", 4)):
+            with pytest.raises(KeyboardInterrupt):
+                score(str(folder), str(tmp_path / name), settings, report=stopping(rows))
+        server.model = MockModel(**names, version=2)
+        assert score(str(folder), str(tmp_path / "nothing"), settings).version == 2
+        with pytest.raises(ModelChangedError, match="not version 1"):
+            score(str(folder), str(tmp_path / "something"), settings)
+        # A broken part still tells what it is a part of.
+        for part in (tmp_path / "something").glob("part-*"):
+            part.write_bytes(b"torn")
+        with pytest.raises(ModelChangedError, match="not version 1"):
+            score(str(folder), str(tmp_path / "something"), settings)
 
 
 def test_a_picture_at_which_the_server_fails_becomes_a_row(folder, tmp_path):

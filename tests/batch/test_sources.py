@@ -1,15 +1,25 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from scored_stores import jpeg
 
-from salf_batch import InvalidSourceError, MissingExtraError, StoreUnavailableError, UnreadableInputError
+from salf_batch import (
+    InvalidSourceError,
+    MissingExtraError,
+    SourceNotThereError,
+    StoreUnavailableError,
+    UnreadableInputError,
+)
 from salf_batch.sources import load_uri, open_source
 
 
@@ -105,6 +115,20 @@ def test_a_parquet_without_the_column_names_those_it_has(tmp_path):
     assert open_source(str(path), column="photo").count == 1
 
 
+def test_a_damaged_parquet_is_refused_or_gives_unreadable_inputs(tmp_path):
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"image": [jpeg(0), jpeg(1)]}), path, compression="zstd")
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    path.write_bytes(whole[: -8 - footer] + b"\xff" * footer + whole[-8:])
+    with pytest.raises(InvalidSourceError, match=r"photos\.parquet is no Parquet file"):
+        open_source(str(path))
+    path.write_bytes(whole[:4] + b"\xff" * (len(whole) - footer - 12) + whole[-8 - footer :])
+    for one in open_source(str(path)).again():
+        with pytest.raises(UnreadableInputError, match=r"row group 0 of .*photos\.parquet is damaged"):
+            one.load()
+
+
 def test_manifests_name_pictures_relative_to_themselves(folder):
     names = ["farm.jpg", "b/camp.jpg", str(folder / "airfield.jpg"), "farm.jpg"]
     with (folder / "list.csv").open("w", newline="") as file:
@@ -142,10 +166,51 @@ def test_sources_that_cannot_be_understood_are_refused(tmp_path, name, content, 
 def test_only_a_source_that_may_still_come_is_worth_another_try(tmp_path):
     (tmp_path / "empty").mkdir()
     parquet.write_table(pa.table({"photo": [jpeg(0)]}), tmp_path / "photos.parquet")
-    for name, is_lasting in (("empty", False), ("nowhere", False), ("photos.parquet", True), ("x.zip", True)):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "bad.tar").write_bytes(b"nonsense" * 200)
+    may_come = ("empty", "nowhere", "nowhere.parquet", "nowhere.txt", "empty/*.jpg")
+    for name in (*may_come, "photos.parquet", "folder.parquet", "bad.tar", "x.zip", f"{'x' * 300}.txt"):
         with pytest.raises(InvalidSourceError) as caught:
             open_source(str(tmp_path / name))
-        assert caught.value.is_lasting is is_lasting, name
+        assert caught.value.is_lasting is (name not in may_come), name
+
+
+@pytest.mark.parametrize(("status", "is_lasting"), [(404, False), (410, False), (401, True), (403, True)])
+def test_an_address_that_is_closed_to_us_is_worth_no_other_try_and_one_that_is_not_there_is(status, is_lasting):
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_HEAD = do_GET  # noqa: N815
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as web:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            with pytest.raises(InvalidSourceError) as caught:
+                open_source(f"http://127.0.0.1:{web.server_port}/list.txt")
+        finally:
+            web.shutdown()
+    assert caught.value.is_lasting is is_lasting
+
+
+def test_a_glob_of_which_nobody_can_tell_whether_it_is_a_name_is_a_glob():
+    """The name is too long to be asked for, an error as that below a folder which is closed to us."""
+    with pytest.raises(SourceNotThereError, match="holds no pictures"):
+        open_source(f"{'x' * 300}*.jpg")
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_worth_another_try(folder, monkeypatch):
+    walk = os.walk
+
+    def vanishing(*arguments, **options):
+        for path, folders, names in walk(*arguments, **options):
+            if path.endswith("/b"):
+                shutil.rmtree(path)
+            yield path, folders, names
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    with pytest.raises(SourceNotThereError, match=r"/b cannot be listed \(No such file"):
+        open_source(str(folder))
 
 
 @pytest.mark.parametrize("scheme", ["ftp", "foo", "htps"])

@@ -211,6 +211,18 @@ def test_what_cannot_be_written_is_named_without_a_number(salf, picture, tmp_pat
     assert "Errno" not in result.stderr
 
 
+def test_what_a_drawing_library_says_in_words_alone_is_said_with_the_file(salf, picture, tmp_path, monkeypatch):
+    def refused(*_args, **_options):
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", refused)
+    with mock_server() as server:
+        result = salf("explain", picture, "--out", tmp_path / "out", "--url", server.address)
+    assert result.exit_code == 1
+    said = f"{tmp_path}/out/picture.png: encoder error -2 when writing image file"
+    assert one_line(result).split() == said.split()
+
+
 def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(salf, tmp_path, monkeypatch):
     def full(self, *_args, **_options):
         self.touch()

@@ -212,6 +212,15 @@ def test_one_picture_is_not_taken_for_many(kind, one):
         kind("127.0.0.1:9").explain_many(one)
 
 
+def test_an_array_of_paths_is_many_pictures(client, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        Image.fromarray(PICTURE).save(path)
+    for kind in (str, Path):
+        outcomes = list(client.explain_many(np.array([kind(path) for path in paths])))
+        assert [outcome.get().label for outcome in outcomes] == [client.explain(PICTURE).label] * 3
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_a_call_has_a_limit(client, timeout_s):
     with pytest.raises(ValueError, match="positive number of seconds"):

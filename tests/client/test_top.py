@@ -25,9 +25,6 @@ from salf_serving import RunningServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SALF = Path(sys.executable).with_name("salf")
-
-#: A suite that runs in the background hands on that it is deaf to Ctrl-C.
-HEARS_CTRL_C = ("env", "--default-signal=INT")
 HARBOUR = ROOT / "demonstration" / "pictures" / "harbour.jpg"
 
 
@@ -85,13 +82,13 @@ def test_a_real_server_under_load_is_read(whole_server: tuple[str, str], load: N
 
 @pytest.mark.slow
 def test_without_a_terminal_each_interval_is_printed_and_ctrl_c_ends_it_well(
-    whole_server: tuple[str, str], load: None
+    whole_server: tuple[str, str], load: None, hears_ctrl_c: tuple[str, ...]
 ) -> None:
     def enough(said: str) -> bool:
         return said.count("salf top") >= 2
 
     process = subprocess.Popen(
-        [*HEARS_CTRL_C, SALF, "top", whole_server[1], "--interval", "0.3"],
+        [*hears_ctrl_c, SALF, "top", whole_server[1], "--interval", "0.3"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -104,12 +101,12 @@ def test_without_a_terminal_each_interval_is_printed_and_ctrl_c_ends_it_well(
 
 @pytest.mark.slow
 def test_on_a_terminal_the_view_is_drawn_over_itself_and_the_screen_given_back(
-    whole_server: tuple[str, str], load: None
+    whole_server: tuple[str, str], load: None, hears_ctrl_c: tuple[str, ...]
 ) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "40"}
     process = subprocess.Popen(
-        [*HEARS_CTRL_C, SALF, "top", whole_server[1], "--interval", "0.3"],
+        [*hears_ctrl_c, SALF, "top", whole_server[1], "--interval", "0.3"],
         stdout=theirs,
         stderr=theirs,
         env=environment,
