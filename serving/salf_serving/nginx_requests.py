@@ -12,7 +12,7 @@ _TRACE_ID = r"(?!0{32})[0-9a-f]{32}"
 _CALLERS_SPAN = r"(?!0{16})[0-9a-f]{16}"
 _TRACE = rf"00-{_TRACE_ID}-{_CALLERS_SPAN}-[0-9a-f]{{2}}"
 #: Triton 2.51 reads a caller's trace up to the next zero byte, beyond the header's end, and drops what is then too
-#: long: of 200 traces it lost 11. No text ends in a zero byte, so the front's own header brings one along.
+#: long, depending on what lies there. No text ends in a zero byte, so the front's own header brings one along.
 _END = "\0"
 #: Fields of the access log that traces need: the front's own span, if the request has one, and when it ended.
 _TRACED_FIELDS = {"span": '"$salf_traced_span"', "ended_s": '"$msec"'}
