@@ -35,6 +35,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 #: A question at which a server that is up fails so often is the reason itself.
 MOST_FAILURES = 5
 _LISTED_AT_ONCE = 64
+#: So many pictures in a row are asked for at the same moment. Asked for as each is read, every one would find the
+#: processor's caches full of its own pixels, and none of the code that asks.
+_TOGETHER = 4
 #: A picture that comes different each time it is read is read so often at most.
 _READINGS = 5
 
@@ -88,10 +91,11 @@ class Asking:
         places = asyncio.Semaphore(self.in_flight)
         waiting: deque[asyncio.Task[Row]] = deque()
         try:
-            async for index, one in _listed(inputs):
-                waiting.append(asyncio.create_task(self._row(index, one, places)))
-                if len(waiting) >= self.read_ahead:
+            async for group in _listed(inputs, together=min(_TOGETHER, self.read_ahead)):
+                while len(waiting) + len(group) > self.read_ahead:
                     yield await _first(waiting)
+                read = _Arrivals(len(group))
+                waiting += [asyncio.create_task(self._row(index, one, read, places)) for index, one in group]
             while waiting:
                 yield await _first(waiting)
         finally:
@@ -99,9 +103,13 @@ class Asking:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _row(self, index: int, one: Input, places: asyncio.Semaphore) -> Row:
+    async def _row(self, index: int, one: Input, read: "_Arrivals", places: asyncio.Semaphore) -> Row:
         try:
-            picture = await self._in_reader(_as_it_is if self.sends_encoded else self._prepared, one)
+            try:
+                picture = await self._in_reader(_as_it_is if self.sends_encoded else self._prepared, one)
+            finally:
+                read.arrived()
+            await read.all_arrived.wait()
             async with places:
                 try:
                     explanation = await self._explained(picture)
@@ -195,12 +203,30 @@ def _as_it_is(one: Input) -> bytes:
     return one.load()
 
 
-async def _listed(inputs: Iterable[tuple[int, Input]]) -> AsyncIterator[tuple[int, Input]]:
-    """Inputs, listed in a thread: a folder or a store may take its time."""
+class _Arrivals:
+    """Lets pictures go on together when the last of them is read, or has failed.
+
+    Args:
+        expected: how many there are.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.all_arrived = asyncio.Event()
+        self._missing = expected
+
+    def arrived(self) -> None:
+        """One is read, or will not be."""
+        self._missing -= 1
+        if self._missing == 0:
+            self.all_arrived.set()
+
+
+async def _listed(inputs: Iterable[tuple[int, Input]], *, together: int) -> AsyncIterator[list[tuple[int, Input]]]:
+    """Inputs in groups, listed in a thread: a folder or a store may take its time."""
     iterator = iter(inputs)
     while some := await asyncio.to_thread(lambda: list(islice(iterator, _LISTED_AT_ONCE))):
-        for one in some:
-            yield one
+        for start in range(0, len(some), together):
+            yield some[start : start + together]
 
 
 async def _first(waiting: "deque[asyncio.Task[Row]]") -> Row:
