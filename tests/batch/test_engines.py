@@ -42,19 +42,28 @@ def cluster():
         yield cluster
         ray.shutdown()
         cluster.shutdown()
-    assert not processes_with(folder), "processes of the cluster outlived it"
+    assert not left_of(folder, within="cmdline"), "processes of the cluster outlived it"
     shutil.rmtree(folder)
 
 
-def processes_with(words):
+def processes_with(words, *, within="cmdline"):
+    """Processes whose command line, or the environment that they began with, holds some words."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob(f"[0-9]*/{within}"):
         try:
-            if words in path.read_text().replace("\0", " "):
+            if words in path.read_text(errors="replace").replace("\0", " "):
                 found.append(int(path.parent.name))
         except OSError:
             continue
     return found
+
+
+def left_of(words, *, within, patience_s=10):
+    """Processes that are there still when they have had time to end."""
+    give_up_s = time.monotonic() + patience_s
+    while (left := processes_with(words, within=within)) and time.monotonic() < give_up_s:
+        time.sleep(0.1)
+    return left
 
 
 def a_worker_of(cluster):
@@ -131,6 +140,7 @@ def test_what_fails_on_a_cluster_is_said_as_here(folder, tmp_path, cluster):
 @pytest.mark.timeout(200)
 def test_the_command_runs_ray_on_this_machine_and_lets_a_file_fail(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("SALF_TESTED_IN", str(tmp_path))  # marks what this run starts: other suites may run beside it
     target = tmp_path / "scored"
     with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
         command = ["score", str(folder), "--out", str(target), "--url", server.address, "--shard-size", "3", "--json"]
@@ -146,7 +156,7 @@ def test_the_command_runs_ray_on_this_machine_and_lets_a_file_fail(folder, tmp_p
         assert rest.exit_code == 0, rest.output
         assert json.loads(rest.stdout)["scored"] == missing
     assert [row["index"] for row in rows_of(target)] == list(range(7))
-    assert not processes_with("/tmp/salf-ray-"), "processes of the run's own cluster outlived it"
+    assert not left_of(f"SALF_TESTED_IN={tmp_path}", within="environ"), "processes of the run's own cluster outlived it"
 
 
 def test_a_cluster_that_is_not_there_is_said_soon(folder, tmp_path):
