@@ -24,7 +24,15 @@ from salf_client import (
     ServerFailedError,
     ServerMetadata,
 )
-from salf_contract import CONFIG_FILE, ConfigError, parameters_in, parse_config, scalar, served_versions
+from salf_contract import (
+    CONFIG_FILE,
+    ConfigError,
+    may_be_model,
+    parameters_in,
+    parse_config,
+    scalar,
+    served_versions,
+)
 
 _BACKEND = "onnxruntime"
 _GRAPH = "model.onnx"
@@ -122,8 +130,11 @@ class LocalModel:
     async def repository_index(self, *, timeout_s: float) -> tuple[IndexEntry, ...]:  # noqa: ARG002
         """Models that are ONNX graphs, in the versions that would be served, and the one that is asked for."""
         found = []
-        for folder in sorted(self._folder.iterdir()):
-            if not (folder / CONFIG_FILE).is_file():
+        for folder in sorted(filter(may_be_model, self._folder.iterdir())):
+            try:
+                if not (folder / CONFIG_FILE).is_file():
+                    continue
+            except OSError:  # closed: somebody else's, which need not concern the model that is asked
                 continue
             config = self._config(folder.name)
             if config.backend == _BACKEND:

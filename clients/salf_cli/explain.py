@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from salf_cli.connecting import Servers, asks_servers
-from salf_cli.failures import FAILED, UsageFailure, one_line_failures, print_json, report, stderr_console, waiting
+from salf_cli.failures import (
+    FAILED,
+    UsageFailure,
+    in_words,
+    one_line_failures,
+    print_json,
+    report,
+    stderr_console,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from salf_client import Explanation
@@ -37,11 +46,12 @@ def explain(
 ) -> None:
     """Predict the class of pictures and say why.
 
-    Goes on after a picture that cannot be read, and then ends with status 1.
+    Goes on after a picture that cannot be read, and then ends with status 1; any other failure ends it at once.
+    With --json, each picture has its entry then too: the answer, or the error.
 
     Example: salf explain boat.jpg farm.jpg --top 8 --out explained/
     """
-    from salf_client import Client, InvalidPictureError
+    from salf_client import Client, ClientError, InvalidPictureError
 
     if out is not None:
         _check_plotting()
@@ -65,6 +75,10 @@ def explain(
                 report(str(error))
                 results.append({"picture": _as_text(picture), "error": _as_text(str(error))})
                 failures += 1
+            except (ClientError, OSError) as error:
+                if json:
+                    print_json(results + _unanswered(pictures[number - 1 :], in_words(error)))
+                raise
     if json:
         print_json(results)
     if failures:
@@ -125,6 +139,13 @@ def _shown(
         console.print(explanation_table(explanation, title=_as_text(picture)))
         console.print(f"drawn in {png}\n" if png else "", soft_wrap=True, highlight=False, markup=False)
     return {"picture": _as_text(picture), **explanation.to_dict(), **({"png": str(png)} if png else {})}
+
+
+def _unanswered(pictures: list[str], said: str) -> list[dict[str, Any]]:
+    """Entries of the picture at which the command ends, and of those after it."""
+    failed, *others = map(_as_text, pictures)
+    not_asked = [{"picture": other, "error": f"not asked after {failed} failed"} for other in others]
+    return [{"picture": failed, "error": _as_text(said)}, *not_asked]
 
 
 def _as_text(name: str) -> str:

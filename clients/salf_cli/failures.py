@@ -81,11 +81,11 @@ def _reported(command: str, extra: str | None) -> Iterator[None]:
         # A room's own errors say what to do; an OSError names the file. Anything else is a bug and shows its trace.
         if not _is_of_salf(error) and not isinstance(error, OSError):
             raise
-        report(_in_words(error), line_by_line=getattr(error, "line_by_line", False))
+        report(in_words(error), line_by_line=getattr(error, "line_by_line", False))
         raise typer.Exit(FAILED_FOR_GOOD if getattr(error, "is_lasting", False) else FAILED) from error
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What an error says; of the system's own, which file and why, without its number."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"

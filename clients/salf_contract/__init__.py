@@ -21,6 +21,7 @@ from salf_contract.fidelity import (
     judge_explanations,
     parse_verdict,
 )
+from salf_contract.folders import may_be_model
 from salf_contract.limits import (
     ACCEPTED_FORMATS,
     PictureLimits,
@@ -167,6 +168,7 @@ __all__ = [
     "manifest_problems",
     "mask_coverage",
     "mask_weights",
+    "may_be_model",
     "metadata_in_parameters",
     "metadata_parameter",
     "open_within",

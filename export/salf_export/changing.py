@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from salf_contract import may_be_model
 from salf_export.errors import RepositoryError
 
 _ASIDE = "salf-"
-#: In the root of every ext file system, such as a volume of a cluster; closed to everybody but root.
-_OF_THE_FILE_SYSTEM = "lost+found"
 
 
 class Change:
@@ -148,8 +147,8 @@ def _aside_place(repository: Path) -> tuple[Path, str]:
     beside = repository.parent
     if os.access(beside, os.W_OK) and beside.stat().st_dev == repository.stat().st_dev:
         return beside, prefix
-    folders = (path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != ".")
-    return next((path for path in folders if path.name != _OF_THE_FILE_SYSTEM), repository), prefix
+    folders = (path for path in sorted(repository.iterdir()) if may_be_model(path) and path.is_dir())
+    return next(folders, repository), prefix
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:

@@ -8,7 +8,6 @@ Nothing here or in the modules that publish, check and roll back needs torch or 
 repository.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from salf_contract import (
     ConfigError,
     Metadata,
     MetadataError,
+    may_be_model,
     parse_metadata,
     served_versions,
 )
@@ -163,13 +163,13 @@ def read_model(folder: Path) -> StoredModel:
 
 
 def model_folders(repository: Path) -> tuple[Path, ...]:
-    """Every folder that Triton takes for a model, by name.
+    """Every folder that may be a model, by name.
 
     Raises:
         RepositoryError: the repository does not exist, is no folder, or cannot be read.
     """
     try:
-        return tuple(sorted(Path(item.path) for item in os.scandir(repository) if item.is_dir()))
+        return tuple(sorted(path for path in repository.iterdir() if may_be_model(path) and path.is_dir()))
     except OSError as error:
         raise RepositoryError(
             f"the model repository {repository} cannot be read: {error.strerror}; give the folder that `salf export` "

@@ -56,7 +56,7 @@ class RefusedVersionError(ServingError):
     """A version of a model must not be served.
 
     Attributes:
-        reason: one word for metrics: "manifest", "metadata", "fidelity", "load", "probe" or "timeout".
+        reason: one word for metrics: "manifest", "metadata", "fidelity", "load", "probe", "timeout" or "unreadable".
         lasting: whether its content is to blame, so that the same content need not be tried again.
     """
 

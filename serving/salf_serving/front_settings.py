@@ -28,7 +28,9 @@ class FrontSettings(BaseModel):
     tokens: Path | None = Field(default=None, description="file of `NAME TOKEN` lines, mode 0600")
     max_request_bytes: int = Field(default=8 * 2**20, ge=1024, le=2**31 - 1)
     concurrent_requests: int = Field(default=32, ge=1, description="inferences under way at once, in all")
-    concurrent_requests_per_client: int = Field(default=16, ge=1, description="the same for one token or address")
+    concurrent_requests_per_client: int = Field(
+        default=16, ge=1, description="the same for one token, certificate or address"
+    )
     requests_per_second_per_client: int | None = Field(default=None, ge=1, description="None: no such limit")
     burst_per_client: int = Field(default=20, ge=0, description="inferences over that rate that are let through")
     connections_per_client: int | None = Field(

@@ -52,7 +52,7 @@ def mend_models(
 def _taken_out(
     triton: KeptTriton, probing: Probing, *, steady: threading.Lock, say_unready: Callable[[str, str], None]
 ) -> list[str]:
-    """Models that answer wrong, and that nobody can ask any more."""
+    """Models that answer wrong, and that nobody can ask any more. The front hears of it when the first is mended."""
     for model in sorted(probing.untrue):  # the front refuses all inferences before it could hear of a missing model
         say_unready(model, probing.fault_of(model)[1])
     if not probing.untrue:
@@ -69,8 +69,6 @@ def _taken_out(
             else:
                 probing.kept_in[model] = times
         probing.taken_out(taken)
-    for model in taken:
-        say_unready(model, probing.fault_of(model)[1])
     return taken
 
 

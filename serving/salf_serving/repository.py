@@ -2,21 +2,12 @@
 
 from pathlib import Path
 
+from salf_contract import may_be_model
 from salf_serving.aliases import is_shell_safe
 from salf_serving.errors import RepositoryError
 
 PROBE_FILE = "probe.npz"
 _EXPORT = "write one with `salf export`"
-#: In the root of every ext file system, such as a volume of a cluster.
-_OF_THE_FILE_SYSTEM = "lost+found"
-
-
-def may_be_model(folder: Path) -> bool:
-    """Whether a folder of a repository may be a model by its name: neither hidden, nor the file system's own.
-
-    The latter is closed to everybody but root: whoever may read the models may not look into it.
-    """
-    return folder.name[0] != "." and folder.name != _OF_THE_FILE_SYSTEM
 
 
 def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ...]:
@@ -31,7 +22,7 @@ def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ..
         Names of its models, sorted.
 
     Raises:
-        RepositoryError: no such folder, no model in it, or a model without config.pbtxt or version.
+        RepositoryError: no such folder, no model in it, or a model unreadable or without config.pbtxt or version.
     """
     if not repository.exists():
         raise RepositoryError(f"the model repository {repository} does not exist; {_EXPORT}")
@@ -43,19 +34,34 @@ def check_repository(repository: Path, *, copied: bool = False) -> tuple[str, ..
     if not models:
         raise RepositoryError(f"the model repository {repository} holds no models; {_EXPORT}")
     for model in models:
-        if not is_shell_safe(model.name):
-            raise RepositoryError(
-                f"model folder {model.name!r} in {repository} must be named with letters, digits, _, - and dots only, "
-                "because Triton passes the name through a shell; rename it"
-            )
-        if not (model / "config.pbtxt").is_file():
-            hint = "; is the repository the folder above?" if model.name.isdigit() else "; export it again or move it"
-            raise RepositoryError(f"{model} is not a model: it has no config.pbtxt{hint}")
-        if not version_folders(model):
-            raise RepositoryError(
-                f"model {model.name} in {repository} has no version folder (1, 2, ...); export it again"
-            )
+        try:
+            _check_model(model)
+        except OSError as error:
+            raise RepositoryError(unreadable(model, error)) from error
     return tuple(model.name for model in models)
+
+
+def unreadable(model: Path, error: OSError) -> str:
+    """A sentence on a folder that cannot be looked into, and what to do."""
+    return (
+        f"{error.filename or model} cannot be read: {error.strerror or error}; let the server's user read it, or move "
+        f"{model} out of the repository"
+    )
+
+
+def _check_model(model: Path) -> None:
+    if not is_shell_safe(model.name):
+        raise RepositoryError(
+            f"model folder {model.name!r} in {model.parent} must be named with letters, digits, _, - and dots only, "
+            "because Triton passes the name through a shell; rename it"
+        )
+    if not (model / "config.pbtxt").is_file():
+        hint = "; is the repository the folder above?" if model.name.isdigit() else "; export it again or move it"
+        raise RepositoryError(f"{model} is not a model: it has no config.pbtxt{hint}")
+    if not version_folders(model):
+        raise RepositoryError(
+            f"model {model.name} in {model.parent} has no version folder (1, 2, ...); export it again"
+        )
 
 
 def version_folders(model: Path) -> tuple[Path, ...]:

@@ -28,7 +28,7 @@ def read_tokens(path: Path) -> dict[str, str]:
     except OSError as error:
         raise FrontError(f"the tokens in {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise FrontError(f"the tokens in {path} are no text") from error
+        raise FrontError(f"the tokens in {path} are no text; write UTF-8, a line of NAME TOKEN for each") from error
     if mode & 0o027:  # a group may read: Kubernetes mounts secrets so
         raise FrontError(f"{path} holds tokens and must be closed to others: chmod 600 {path}")
     found: dict[str, str] = {}
@@ -42,7 +42,10 @@ def read_tokens(path: Path) -> dict[str, str]:
                 "characters such as `openssl rand -hex 32` prints"
             )
         if parts[1] in found:
-            raise FrontError(f"line {number} of {path} repeats the token of {found[parts[1]]}")
+            raise FrontError(
+                f"line {number} of {path} repeats the token of {found[parts[1]]}; make another with "
+                "`openssl rand -hex 32`"
+            )
         found[parts[1]] = parts[0]
     if not 1 <= len(found) <= MOST_TOKENS:
         raise FrontError(f"{path} holds {len(found)} tokens, but 1 to {MOST_TOKENS} are needed")

@@ -140,8 +140,10 @@ def _served(repository: Path, name: str) -> tuple[Path, str, int]:
     present = [int(path.name) for path in version_folders(folder)]
     versions = present[-1:] if named is None else [version for version in named if version in present]
     if len(versions) != 1:
+        served, there = (", ".join(map(str, numbers)) or "none" for numbers in (versions, present))
         raise RepositoryError(
-            f"{folder / CONFIG_FILE} must serve one version that is there to be tuned; it has {named}"
+            f"{folder / CONFIG_FILE} must serve one version to be tuned, but serves {served} of those that are there "
+            f"({there}); let its version_policy name one of them"
         )
     if not (folder / str(versions[0]) / PROBE_FILE).is_file():
         raise RepositoryError(f"{name} version {versions[0]} has no {PROBE_FILE} to ask with; export it again")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from salf_contract import CONFIG_FILE
+from salf_contract import CONFIG_FILE, may_be_model
 from salf_serving.errors import (
     ModelLoadError,
     PortTakenError,
@@ -18,7 +18,7 @@ from salf_serving.errors import (
     ServingError,
     StartupTimeoutError,
 )
-from salf_serving.repository import check_repository, may_be_model
+from salf_serving.repository import check_repository, unreadable
 from salf_serving.snapshot import content_digest, copy_model, link_model, signature
 from salf_serving.verification import check_documents, check_files, family_of
 
@@ -72,6 +72,7 @@ class RepositoryWatch:
         self.served: dict[str, str] = {}
         self._seen: dict[str, str] = {}
         self._refused_looks: set[tuple[tuple[str, str], ...]] = set()
+        self._unreadable: dict[str, RefusedVersionError] = {}
         self._refused_contents: dict[str, RefusedVersionError] = {}
         self._postponed: dict[str, Mapping[str, str]] = {}
 
@@ -104,6 +105,8 @@ class RepositoryWatch:
         before, self._seen = self._seen, now
         if not now or now != before:
             return None
+        # What no longer looks so is told again when it does: somebody may close a folder twice.
+        self._refused_looks = {looks for looks in self._refused_looks if set(looks) <= now.items()}
         gone = tuple(sorted(self.served.keys() - now.keys()))
         if gone:
             return self._removal(gone)
@@ -111,6 +114,9 @@ class RepositoryWatch:
         for family, names in self._families(changed).items():
             looks = tuple((name, now[name]) for name in names)
             if looks in self._refused_looks:
+                continue
+            if closed := [self._unreadable[name] for name in names if name in self._unreadable]:
+                self.refuse(family, looks, closed[0])
                 continue
             change = self._checked(family, dict(looks))
             if change is not None:
@@ -131,26 +137,30 @@ class RepositoryWatch:
     def _signatures(self) -> dict[str, str]:
         """Model -> signature; empty if the repository is not there or is being changed at this moment."""
         try:
-            folders = filter(may_be_model, self._repository.iterdir())
-            names = [path.name for path in folders if (path / CONFIG_FILE).is_file()]
+            folders = list(filter(may_be_model, self._repository.iterdir()))
         except OSError:
             return {}
         found = {}
-        for name in names:
+        self._unreadable = {}
+        for folder in folders:
             try:
-                found[name] = signature(self._repository / name)
-            except RefusedVersionError as error:
-                found[name] = f"unreadable: {error}"
-            except OSError:
+                if (folder / CONFIG_FILE).is_file():
+                    found[folder.name] = signature(folder)
+            except FileNotFoundError:
                 return {}
-        return found
+            except RefusedVersionError as error:
+                self._unreadable[folder.name] = error
+            except OSError as error:  # that of one folder must not keep the others from being looked at
+                said = unreadable(folder, error)
+                self._unreadable[folder.name] = RefusedVersionError(said, reason="unreadable", lasting=False)
+        return found | {name: f"unreadable: {error}" for name, error in self._unreadable.items()}
 
     def _families(self, names: Iterable[str]) -> dict[str, list[str]]:
         families: dict[str, list[str]] = {}
         for name in names:
             try:
                 family = family_of(self._repository / name)
-            except RefusedVersionError:
+            except (RefusedVersionError, OSError):
                 family = _family_of_copy(self._live / name)
             families.setdefault(family, []).append(name)
         return families

@@ -91,6 +91,26 @@ def test_a_repository_that_is_none_is_said(folder, tmp_path):
         score(str(folder), str(tmp_path / "scored"), Settings(repository=str(tmp_path / "empty")))
 
 
+def test_folders_that_are_no_models_do_not_keep_a_repository_from_being_used(folder, tmp_path, monkeypatch):
+    """One volume may hold the models, the file system's own folder and another's, which nobody else may open."""
+    repository = Path(shutil.copytree(REPOSITORY, tmp_path / "volume"))
+    for name in ("lost+found", ".snapshot", "secret"):
+        (repository / name).mkdir()
+    shutil.copy(repository / "scenes" / "config.pbtxt", repository / ".snapshot")
+    honest = Path.is_file
+
+    def is_file(path):
+        if path.parent.name in ("lost+found", "secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    settings = Settings(repository=str(repository), model_threads=1)
+    assert score(str(folder), str(tmp_path / "scored"), settings).errors == 1  # the file that is no picture
+    with pytest.raises(ModelNotFoundError, match="secret"):
+        score(str(folder), str(tmp_path / "other"), replace(settings, model="secret"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("where", ["endpoints", "workers"])

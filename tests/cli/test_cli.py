@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import salf_client
 from salf_cli.main import app
 from salf_client.testing import mock_server
 
@@ -89,9 +90,58 @@ def test_a_server_that_is_down_is_one_line_on_stderr(salf, picture, command):
     arguments = [picture if argument == "PICTURE" else argument for argument in command]
     result = salf(*arguments, "--url", NOBODY, "--json")
     assert result.exit_code == 1
-    assert result.stdout == ""
     assert f"no server answers at {NOBODY}" in one_line(result)
     assert "salf serve" in result.stderr
+
+
+def test_json_has_an_entry_for_each_picture_even_if_the_server_fails_in_between(salf, picture, monkeypatch):
+    pictures = [picture.with_name(f"{name}.png") for name in ("one", "two", "three", "four")]
+    for each in pictures[:1] + pictures[2:]:
+        each.write_bytes(picture.read_bytes())
+    honest = salf_client.Client.explain
+    asked = []
+
+    def explain(client, picture, **options):
+        asked.append(picture)
+        if len(asked) == 3:
+            server.fail("INTERNAL", "the disk is gone", times=9)
+        return honest(client, picture, **options)
+
+    monkeypatch.setattr(salf_client.Client, "explain", explain)
+    with mock_server() as server:
+        result = salf("explain", *pictures, "--url", server.address, "--json")
+        listed = salf("explain", *pictures[2:], "--url", server.address)
+    assert result.exit_code == 1
+    one, *failed = json.loads(result.stdout)
+    assert one["picture"] == str(pictures[0])
+    assert one["label"]
+    assert [entry["picture"] for entry in failed] == [str(each) for each in pictures[1:]]
+    unreadable, third, fourth = (entry["error"] for entry in failed)
+    assert "two.png" in unreadable
+    assert "the disk is gone" in third
+    assert fourth == f"not asked after {pictures[2]} failed"
+    assert "the disk is gone" in result.stderr
+    assert listed.stdout == ""
+
+
+def test_json_of_pictures_that_a_server_which_is_down_was_asked_about_says_so(salf, picture):
+    (entry,) = json.loads(salf("explain", picture, "--url", NOBODY, "--json").stdout)
+    assert f"no server answers at {NOBODY}" in entry["error"]
+    assert salf("models", "--url", NOBODY, "--json").stdout == ""
+
+
+def test_json_of_answers_that_cannot_be_drawn_says_which_file(salf, picture, tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with mock_server() as server:
+        options = ("--out", tmp_path / "out", "--url", server.address, "--json")
+        result = salf("explain", picture, picture, *options)
+    assert result.exit_code == 1
+    first, second = json.loads(result.stdout)
+    assert first["error"] == f"{tmp_path}/out/picture.png: No space left on device"
+    assert second["error"] == f"not asked after {picture} failed"
 
 
 @pytest.mark.parametrize("command", ["explain x.jpg", "models", "probe x.json", "score x --out y", "top"])
@@ -159,8 +209,6 @@ def test_plots_without_matplotlib_are_refused_before_anything_is_asked(salf, pic
 
 
 def test_ctrl_c_ends_with_status_130(salf, monkeypatch):
-    import salf_client
-
     def interrupted(_self):
         raise KeyboardInterrupt
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -79,10 +78,10 @@ def test_a_change_without_space_leaves_the_repository_as_it_was(change, interrup
 
 def salf(*arguments: str | Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
     """The command; `limit_bytes`: no file may become larger, as under a quota."""
-    limit = None if limit_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes,) * 2)
+    limit = [] if limit_bytes is None else ["prlimit", f"--fsize={limit_bytes}"]
     code = "import sys; from salf_cli.main import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    command = [*limit, sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_a_write_that_breaks_off_is_one_line_and_leaves_the_repository_as_it_was(repo, tmp_path):

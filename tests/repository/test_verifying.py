@@ -120,6 +120,23 @@ def test_a_folder_of_someone_else_is_named_and_not_judged(repo):
     assert {row.name for row in list_repository(repo)} == {"boats"}
 
 
+def test_what_a_volume_holds_beside_models_is_not_looked_into(repo, monkeypatch):
+    """Only root may open the file system's own folder."""
+    honest = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return honest(path)
+
+    before = verify_repository(repo)
+    for name in ("lost+found", ".snapshot"):
+        (repo / name).mkdir()
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert verify_repository(repo) == before
+    publish_family(repo, 3)
+
+
 def test_what_is_no_repository_is_one_error(tmp_path):
     for path in (tmp_path / "none", Path(__file__)):
         with pytest.raises(RepositoryError, match="cannot be read"):

@@ -170,7 +170,7 @@ def test_tokens_are_read_with_their_names(tmp_path):
         (f"shop {SECRET} more", 0o600, "line 1 .* must be NAME TOKEN"),
         (f'shop {SECRET}"; default all', 0o600, "line 1"),
         (f"a;b {SECRET}", 0o600, "line 1"),
-        (f"shop {SECRET}\nlab {SECRET}", 0o600, "line 2 .* repeats the token of shop"),
+        (f"shop {SECRET}\nlab {SECRET}", 0o600, "line 2 .* repeats the token of shop; make another with"),
         ("# nobody\n", 0o600, "holds 0 tokens"),
     ],
 )

@@ -1,5 +1,7 @@
 """What is tried, what is chosen, and one tuning against the real server."""
 
+import shutil
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -111,6 +113,9 @@ def test_what_cannot_be_tuned_is_refused(tiny, tmp_path):
         tune(tmp_path, "tiny", goal)
     tiny.write(tmp_path, probe=None)
     with pytest.raises(RepositoryError, match=r"has no probe\.npz"):
+        tune(tmp_path, "tiny", goal)
+    shutil.rmtree(tmp_path / "tiny/1")
+    with pytest.raises(RepositoryError, match=r"serves none of those that are there \(none\); let its version_policy"):
         tune(tmp_path, "tiny", goal)
     (tmp_path / "tiny/config.pbtxt").write_text("name: {")
     with pytest.raises(RepositoryError, match="cannot be read"):

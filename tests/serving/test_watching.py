@@ -78,6 +78,58 @@ def test_a_folder_of_the_file_system_that_only_root_may_open_hides_no_change(wat
     assert watched.looks(2) is not None
 
 
+@pytest.fixture
+def closed(monkeypatch) -> set[Path]:
+    """Folders that may not be looked into, even by root, who runs some tests."""
+    folders: set[Path] = set()
+    list_honestly, look_honestly = Path.iterdir, Path.is_file
+
+    def refuse(folder: Path, path: Path) -> None:
+        if folder in folders:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def iterdir(path: Path):
+        refuse(path, path)
+        return list_honestly(path)
+
+    def is_file(path: Path) -> bool:
+        refuse(path.parent, path)
+        return look_honestly(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(Path, "is_file", is_file)
+    return folders
+
+
+def test_a_closed_folder_is_told_once_and_keeps_no_other_model_from_changing(watched, scenes, closed):
+    (scenes.parent / "secret").mkdir()
+    closed.add(scenes.parent / "secret")
+    assert watched.looks(5) is None
+    assert watched.refused == ["secret: unreadable"]
+    os.utime(newest(scenes) / "model.onnx")
+    change = watched.looks(5)
+    assert change is not None
+    assert list(change.copies) == ["scenes"]
+    assert watched.refused == ["secret: unreadable"]
+
+
+def test_a_served_model_whose_folder_is_closed_stays_and_is_told_each_time_that_it_is_closed(watched, scenes, closed):
+    for _ in range(2):
+        closed.add(scenes.parent / "scenes_all_maps")
+        assert watched.looks(5) is None, "it is not taken for a removal"
+        closed.clear()
+        assert watched.looks(5) is None
+    assert watched.refused == ["scenes: unreadable"] * 2
+    assert watched.tried == []
+
+
+def test_a_closed_folder_at_the_start_is_one_sentence_that_says_what_to_do(scenes, closed):
+    closed.add(scenes)
+    expected = "scenes/config.pbtxt cannot be read: Permission denied; let the server's user read it, or move "
+    with pytest.raises(RepositoryError, match=expected):
+        check_repository(scenes.parent, copied=True)
+
+
 def test_what_cannot_be_copied_is_told_in_one_sentence(scenes, tmp_path):
     (newest(scenes) / "more").symlink_to("/nowhere")
     with pytest.raises(RepositoryError, match=r"model scenes cannot be copied .*: \[Errno 2\] No such file .*/more'$"):
