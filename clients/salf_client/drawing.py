@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salf_client.errors import PlotUnavailableError
-from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap
+from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap, with_place
 from salf_client.pictures import Picture, Source
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _INK = "#222222"
 _FAINT = "#777777"
 _MINUS = "\N{MINUS SIGN}"
-_MAX_MAPS = 4
 # The layout, in inches.
 _WIDTH, _COLUMN, _GAP, _NAMES, _MARGIN = 13.0, 3.75, 0.25, 1.95, 0.2
 _ABOVE, _BELOW = 0.95, 0.55
@@ -48,7 +47,7 @@ def draw(explanation: "Explanation", *, image: Picture | None = None, path: str 
     except ImportError as error:
         raise PlotUnavailableError("plots need matplotlib; install it with: pip install 'salf[plot]'") from error
     picture = explanation.picture if image is None else Source(image).rgb
-    present = [concept for concept in explanation.concepts if concept.present][:_MAX_MAPS]
+    placed = with_place(explanation)
 
     lines = len(explanation.concepts) + 2
     height = max(_COLUMN, 0.37 * lines) + _ABOVE + _BELOW
@@ -57,7 +56,7 @@ def draw(explanation: "Explanation", *, image: Picture | None = None, path: str 
     aspect = picture.width / picture.height
     side = _fitted(aspect, _COLUMN, room)
     _draw_picture(_axes_at(figure, _MARGIN, _ABOVE, *side), explanation, picture)
-    _draw_maps(figure, explanation, picture, present, room=room)
+    _draw_maps(figure, explanation, picture, placed, room=room)
     bars_left = _MARGIN + 2 * (_COLUMN + _GAP) + _NAMES
     _draw_bars(_axes_at(figure, bars_left, _ABOVE, _WIDTH - bars_left - _MARGIN, min(room, 0.55 * lines)), explanation)
     _draw_title(figure, explanation)
@@ -101,26 +100,28 @@ def _draw_maps(
     figure: "Figure",
     explanation: "Explanation",
     picture: Image.Image,
-    present: "list[ConceptEvidence]",
+    placed: "list[ConceptEvidence]",
     *,
     room: float,
 ) -> None:
     start = _MARGIN + _COLUMN + _GAP
-    if not present:
+    if not placed:
         axes = _axes_at(figure, start, _ABOVE, _COLUMN, _COLUMN)
         axes.axis("off")
-        message = "none of the concepts shown is present,\nso there is no place to mark"
+        is_any_present = any(concept.present for concept in explanation.concepts)
+        why = "this explanation was stored without maps" if is_any_present else "none of the concepts shown is present"
+        message = f"{why},\nso there is no place to mark"
         axes.text(0.5, 0.5, message, ha="center", va="center", fontsize=11, color=_FAINT)
         return
-    columns = 1 if len(present) == 1 else 2
-    rows = -(-len(present) // columns)
+    columns = 1 if len(placed) == 1 else 2
+    rows = -(-len(placed) // columns)
     between, caption = 0.15, 0.3
     width, height = _fitted(
         picture.width / picture.height,
         (_COLUMN - (columns - 1) * between) / columns,
         (room - (rows - 1) * caption) / rows,
     )
-    for position, concept in enumerate(present):
+    for position, concept in enumerate(placed):
         row, column = divmod(position, columns)
         left, top = start + column * (width + between), _ABOVE + row * (height + caption)
         axes = _axes_at(figure, left, top, width, height)

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from salf_client import AbsentConceptError
+from salf_client import AbsentConceptError, Explanation, InvalidPictureError
+from salf_contract import prepare
 
 
 def test_absent_concepts_have_no_place(client, picture):
@@ -68,3 +69,25 @@ def test_plots_are_drawn_for_any_shape_of_picture(client, tmp_path, size):
     assert not any(a.overlaps(b) for a in labels for b in numbers)
     left_of_labels = min(label.x0 for label in labels)
     assert all(axes.get_window_extent(renderer).x1 < left_of_labels for axes in figure.axes[:-1])
+
+
+@pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_what_was_stored_without_maps_or_picture_shows_the_rest(client, picture, tmp_path, maps, with_picture):
+    explanation = client.explain(picture)
+    assert any(concept.present for concept in explanation.concepts)
+    stored = Explanation.from_json(explanation.to_json(maps=maps, picture=with_picture))
+    html = stored._repr_html_()
+    assert all(concept.wording in html for concept in explanation.concepts)
+    present = sum(concept.present for concept in explanation.concepts)
+    assert html.count("<img") == (0 if not with_picture else 1 + min(4, present) if maps else 1)
+    figure = stored.plot(picture, tmp_path / "plot.png")
+    told = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert any("without maps" in text for text in told) != maps
+
+
+def test_a_picture_that_was_prepared_by_the_caller_is_explained_in_a_notebook(client, picture):
+    explanation = client.explain(prepare(picture, client.model().preparation))
+    assert "<img" not in explanation._repr_html_()
+    with pytest.raises(InvalidPictureError, match="pass the picture itself"):
+        explanation.plot()
