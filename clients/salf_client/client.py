@@ -190,11 +190,14 @@ class AsyncClient:
 def _listed(given: T | Sequence[T] | None, url: str | Sequence[str], make: Callable[[str], T]) -> Sequence[T]:
     """The transports: those given, or one for each address."""
     if given is None:
-        addresses = [url] if isinstance(url, str) else list(url)
+        addresses = list(url) if isinstance(url, Sequence) and not isinstance(url, str) else [url]
         if not addresses:
             raise InvalidAddressError("no address was given; expected host:port, such as localhost:8001")
         return [make(address) for address in addresses]
-    return list(given) if isinstance(given, Sequence) else [given]
+    transports = list(given) if isinstance(given, Sequence) else [given]
+    if not transports:
+        raise InvalidAddressError("no transport was given; give one, or leave transport away")
+    return transports
 
 
 def _session(
