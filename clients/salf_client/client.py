@@ -85,7 +85,8 @@ class Client:
         """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
 
         Args:
-            images: any iterable of pictures; read no further than the window reaches.
+            images: any iterable of pictures; read no further than the window reaches. An error of its own is raised
+                after the outcomes of what it gave before.
             top: as for `explain`.
             target: as for `explain`.
             in_flight: at most so many requests at a time.
@@ -162,7 +163,8 @@ class AsyncClient:
         """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
 
         Args:
-            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches.
+            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches. An error
+                of its own is raised after the outcomes of what it gave before.
             top: as for `explain`.
             target: as for `explain`.
             in_flight: at most so many requests at a time.

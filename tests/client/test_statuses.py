@@ -141,7 +141,7 @@ SAID = (
          ServerUnavailableError),
         ("UNAVAILABLE", "errors resolving no.host:1: [field:hostname lookup error:address lookup failed for no.host:1]",
          ServerUnavailableError),
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Tls handshake failed",
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Tls handshake",
          ServerUnavailableError),
         ("UNAVAILABLE", "Socket closed", ServerUnavailableError),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", ServerUnavailableError),
