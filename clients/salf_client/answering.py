@@ -209,7 +209,7 @@ def _once(
     try:
         tensors, endpoint = yield from session.request(ask, send, first=first)
     except InvalidRequestError as error:
-        raise request.refused(error) from error
+        raise request.refused(error) from error.__cause__  # what is refused as it is must not become its own cause
     answered_s = time.perf_counter()
     ask.watched.took("infer", answered_s - started_s)
     document = served.current
