@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ _MINUS = "\N{MINUS SIGN}"
 _WIDTH, _COLUMN, _GAP, _NAMES, _MARGIN = 13.0, 3.75, 0.25, 1.95, 0.2
 _ABOVE, _BELOW = 0.95, 0.55
 _NAME_WIDTH = 26
+#: Names may hold dollar signs, between which matplotlib would read mathematics.
+_AS_IT_IS: dict[str, Any] = {"parse_math": False}
 
 
 def draw(explanation: "Explanation", *, image: Picture | None = None, path: str | Path | None = None) -> "Figure":
@@ -72,7 +74,7 @@ def _draw_title(figure: "Figure", explanation: "Explanation") -> None:
         title = f"why not {explanation.target}? ({explanation.probability:.1%})"
     across, down = figure.get_size_inches()
     left = _MARGIN / across
-    figure.text(left, 1 - 0.24 / down, title, fontsize=19, fontweight="bold", color=_INK, va="center")
+    figure.text(left, 1 - 0.24 / down, title, fontsize=19, fontweight="bold", color=_INK, va="center", **_AS_IT_IS)
     facts = [
         f"predicted: {explanation.label} {explanation.predicted_probability:.1%}"
         if explanation.target_index != explanation.label_index
@@ -81,7 +83,13 @@ def _draw_title(figure: "Figure", explanation: "Explanation") -> None:
         f"model {explanation.model}, version {explanation.version}",
     ]
     figure.text(
-        left, 1 - 0.56 / down, "   ·   ".join(fact for fact in facts if fact), fontsize=10.5, color=_FAINT, va="center"
+        left,
+        1 - 0.56 / down,
+        "   ·   ".join(fact for fact in facts if fact),
+        fontsize=10.5,
+        color=_FAINT,
+        va="center",
+        **_AS_IT_IS,
     )
 
 
@@ -127,7 +135,8 @@ def _draw_maps(
         axes = _axes_at(figure, left, top, width, height)
         axes.imshow(with_heatmap(picture, explanation, concept), interpolation="bilinear", aspect="auto")
         name = _short(concept.name, max(8, round(11 * width)))
-        axes.set_title(name, fontsize=10.5, color=_colour(concept.contribution), fontweight="bold", pad=4, loc="left")
+        colour = _colour(concept.contribution)
+        axes.set_title(name, fontsize=10.5, color=colour, fontweight="bold", pad=4, loc="left", **_AS_IT_IS)
         _bare(axes)
 
 
@@ -159,14 +168,14 @@ def _draw_bars(axes: "Axes", explanation: "Explanation") -> None:
     room = 0.3 * max(high - low, 1e-6)
     axes.set_xlim(low - (room if low < 0 else 0.1 * room), high + (room if high > 0 else 0.1 * room))
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set_yticks(places, names, fontsize=10.5, color=_INK)
+    axes.set_yticks(places, names, fontsize=10.5, color=_INK, **_AS_IT_IS)
     axes.tick_params(axis="both", length=0)
     axes.tick_params(axis="x", labelsize=9, labelcolor=_FAINT)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"for and against {_short(explanation.target, 22)}", fontsize=11, color=_INK, pad=6)
+    axes.set_title(f"for and against {_short(explanation.target, 22)}", fontsize=11, color=_INK, pad=6, **_AS_IT_IS)
     axes.set_xlabel(f"sum = logit {explanation.logit:.2f}".replace("-", _MINUS), fontsize=10, color=_FAINT)
     _draw_legend(axes)
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
-from salf_client import AbsentConceptError, Explanation, InvalidPictureError
+from salf_client import AbsentConceptError, Client, Explanation, InvalidPictureError
+from salf_client.testing import mock_server
 from salf_contract import prepare
 
 
@@ -91,3 +93,14 @@ def test_a_picture_that_was_prepared_by_the_caller_is_explained_in_a_notebook(cl
     assert "<img" not in explanation._repr_html_()
     with pytest.raises(InvalidPictureError, match="pass the picture itself"):
         explanation.plot()
+
+
+def test_names_are_drawn_as_they_are():
+    names = ["$\\frac{$", "a $5 bill and a $10 bill", "$$", "<b>"]
+    with mock_server(classes=["$^{$", "$$"], concepts=names) as server, Client(server.address) as client:
+        explanation = client.explain(np.zeros((8, 8, 3), np.uint8))
+        figure = explanation.plot()
+    FigureCanvasAgg(figure).draw()
+    drawn = {label.get_text() for label in figure.axes[-1].get_yticklabels()}
+    assert {concept.wording for concept in explanation.concepts} <= drawn
+    assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text())
