@@ -19,14 +19,13 @@ _TYPES = {"FP32": "<f4", "INT32": "<i4"}
 
 
 def served_document(stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str) -> dict[str, Any]:
-    """The newest metadata document of a model: names of classes and concepts, input size."""
+    """The metadata document of the version that answers: names of classes and concepts, input size.
+
+    The configuration holds a document for every version in the repository; after a roll-back the newest is not served.
+    """
+    versions = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=10).versions
     config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=10).config
-    documents = [
-        json.loads(parameter.string_value)
-        for key, parameter in config.parameters.items()
-        if key.startswith("salf_metadata_v")
-    ]
-    return dict(max(documents, key=lambda document: document["version"]))
+    return dict(json.loads(config.parameters[f"salf_metadata_v{max(map(int, versions))}"].string_value))
 
 
 def prepared(path: Path, size: dict[str, Any]) -> NDArray[np.uint8]:
@@ -72,4 +71,6 @@ def main(address: str, picture: Path, model: str = "scenes") -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/kserve_stubs.py HOST:PORT PICTURE")
     print(main(sys.argv[1], Path(sys.argv[2])))  # noqa: T201 - it is a program

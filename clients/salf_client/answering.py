@@ -20,6 +20,9 @@ from salf_client.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     ServerNotReadyError,
+    TopOutOfRangeError,
+    UnknownClassError,
+    UnknownConceptError,
     VersionNotServedError,
 )
 from salf_client.models import ServedModel, find_model
@@ -56,6 +59,9 @@ class Request(Generic[T]):
 
 #: Prepares a request for what is served; may read and decode pictures.
 Question: TypeAlias = Callable[[ServedModel], Request[T]]
+
+#: What is not there by what the client knows of the model, which a new version may have.
+NOT_KNOWN = (UnknownClassError, UnknownConceptError, TopOutOfRangeError)
 
 
 @dataclass(frozen=True)
@@ -158,14 +164,17 @@ def answered(session: Session, ask: Ask, question: Question[T], *, is_light: boo
     Raises:
         ClientError: what kept the answer away.
     """
-    served = session.served or (yield from look_up(session, ask))
+    was_known = session.served is not None
+    served = yield from known_model(session, ask)
     try:
         answer = yield from _once(session, ask, served, question, is_light=is_light)
-    except (InvalidRequestError, ModelNotFoundError, ServerNotReadyError) as error:
+    except (InvalidRequestError, ModelNotFoundError, ServerNotReadyError, *NOT_KNOWN) as error:
         if session.version is None and isinstance(error, ServerNotReadyError):
             raise
-        # The server may have changed: a new version wants another input size, or the model is gone and the
-        # look-up says what there is instead. Ask again if there is something new, and only then.
+        if isinstance(error, NOT_KNOWN) and not was_known:
+            raise
+        # The server may have changed: a new version wants another input size or has what was asked for, or the model
+        # is gone and the look-up says what there is instead. Ask again if there is something new, and only then.
         fresh = yield from look_up(session, ask, prefer=ask.last)
         if (fresh.current.contract_id, fresh.neighbours) == (served.current.contract_id, served.neighbours):
             raise
@@ -209,7 +218,7 @@ def _once(
     try:
         tensors, endpoint = yield from session.request(ask, send, first=first)
     except InvalidRequestError as error:
-        raise request.refused(error) from error
+        raise request.refused(error) from error.__cause__  # what is refused as it is must not become its own cause
     answered_s = time.perf_counter()
     ask.watched.took("infer", answered_s - started_s)
     document = served.current

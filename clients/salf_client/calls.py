@@ -135,8 +135,8 @@ def what_if(
 
     Args:
         image: as for `explain`.
-        edits: `Edit`s and `Removal`s, 8 at most. Several of one concept add up. A removal asks for the scores first:
-            one request more.
+        edits: `Edit`s and `Removal`s, 8 at most. Several edits of one concept add up. A removal asks for the scores
+            first: one request more.
         target: the class to show contributions to, by name or index; None takes the one predicted before any edit.
         timeout_s: seconds for this call.
 
@@ -160,9 +160,9 @@ def what_if(
         if removals:
             question = scores_question(source, address=session.address)
             document, scores = yield from answered(session, ask, question, is_light=source.is_small)
-            for removal in removals:
-                index = concept_index(removal.concept, document)
-                resolved.append(Edit(document.concepts[index], -max(0.0, float(scores[index]))))
+            # By index: what was named twice is gone once.
+            removed = dict.fromkeys(concept_index(removal.concept, document) for removal in removals)
+            resolved += [Edit(document.concepts[index], -max(0.0, float(scores[index]))) for index in removed]
         what = what_if_question(source, resolved, target=target, address=session.address)
         return (yield from answered(session, ask, what, is_light=source.is_small))
 

@@ -85,7 +85,8 @@ class Client:
         """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
 
         Args:
-            images: any iterable of pictures; read no further than the window reaches.
+            images: any iterable of pictures; read no further than the window reaches. An error of its own is raised
+                after the outcomes of what it gave before.
             top: as for `explain`.
             target: as for `explain`.
             in_flight: at most so many requests at a time.
@@ -162,7 +163,8 @@ class AsyncClient:
         """Explain pictures as a stream; one that fails becomes an outcome with an error, and the others go on.
 
         Args:
-            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches.
+            images: any iterable of pictures, asynchronous ones too; read no further than the window reaches. An error
+                of its own is raised after the outcomes of what it gave before.
             top: as for `explain`.
             target: as for `explain`.
             in_flight: at most so many requests at a time.
@@ -190,11 +192,14 @@ class AsyncClient:
 def _listed(given: T | Sequence[T] | None, url: str | Sequence[str], make: Callable[[str], T]) -> Sequence[T]:
     """The transports: those given, or one for each address."""
     if given is None:
-        addresses = [url] if isinstance(url, str) else list(url)
+        addresses = list(url) if isinstance(url, Sequence) and not isinstance(url, str) else [url]
         if not addresses:
             raise InvalidAddressError("no address was given; expected host:port, such as localhost:8001")
         return [make(address) for address in addresses]
-    return list(given) if isinstance(given, Sequence) else [given]
+    transports = list(given) if isinstance(given, Sequence) else [given]
+    if not transports:
+        raise InvalidAddressError("no transport was given; give one, or leave transport away")
+    return transports
 
 
 def _session(

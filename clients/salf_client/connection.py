@@ -1,12 +1,18 @@
 """How to reach an endpoint: address, encryption, token, sizes, compression."""
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from salf_client.errors import InvalidAddressError, InvalidConnectionError
+
+#: Of the numbers that gRPC takes.
+_MOST = 2**31 - 1
+#: A name that ends with -bin holds bytes, which nothing here sends.
+_HEADER_NAME = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +60,27 @@ class Connection:
     keepalive_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_message_bytes < 1:
-            raise InvalidConnectionError(f"max_message_bytes must be positive, but it is {self.max_message_bytes}")
+        if not isinstance(self.max_message_bytes, int) or not 1 <= self.max_message_bytes <= _MOST:
+            raise InvalidConnectionError(
+                f"max_message_bytes must be a whole number from 1 to {_MOST}, but it is {self.max_message_bytes}"
+            )
+        # Written so that NaN fails.
+        if self.keepalive_s is not None and not 0 < self.keepalive_s <= _MOST / 1e3:
+            raise InvalidConnectionError(
+                f"keepalive_s must be a positive number of seconds, {_MOST // 1000} at most, "
+                f"but it is {self.keepalive_s}"
+            )
         if self.compression not in (None, "gzip", "deflate"):
             raise InvalidConnectionError(f"compression must be gzip, deflate or None, not {self.compression!r}")
-        bad = [name for name in self.headers if name != name.lower() or not name]
+        bad = [name for name in self.headers if not _HEADER_NAME.fullmatch(name)]
         if bad:
-            raise InvalidConnectionError(f"names of headers must be lower case, but these are not: {', '.join(bad)}")
+            raise InvalidConnectionError(
+                f"names of headers must be lower case letters, digits, '-', '_' and '.', and not end with -bin, "
+                f"but these are not: {', '.join(bad)}"
+            )
         for name, value in self.headers.items():
             _check_travels(f"the header {name}", value)
-        if isinstance(self.token, str):
+        if self.token is not None and not callable(self.token):
             _check_travels("the token", self.token)
 
     def check_address(self, address: str) -> None:
@@ -73,8 +90,8 @@ class Connection:
             InvalidAddressError: the address has no port or names another protocol.
             InvalidConnectionError: a token without encryption to another machine.
         """
-        host, _, port = address.rpartition(":")
-        if "//" in address or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+        if not host or "//" in host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise InvalidAddressError(
                 f"'{address}' is no address of a gRPC server; expected host:port, such as localhost:8001"
             )
@@ -134,8 +151,10 @@ class Connection:
         return _read(tls.ca), _read(tls.key), _read(tls.certificate)
 
 
-def _check_travels(what: str, value: str) -> None:
+def _check_travels(what: str, value: object) -> None:
     """Refuse what gRPC would refuse with a message that shows the secret."""
+    if not isinstance(value, str):
+        raise InvalidConnectionError(f"{what} must be text, but it is a {type(value).__name__}")
     if not (value.isascii() and value.isprintable()):
         raise InvalidConnectionError(
             f"{what} holds characters that cannot travel in a header: a line end at its end, perhaps; "
@@ -147,9 +166,12 @@ def _read(path: str | Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise InvalidConnectionError(f"{path} cannot be read ({error.strerror}); give a PEM file") from error
+    if b"-----BEGIN " not in content:  # gRPC would say later that no server answers
+        raise InvalidConnectionError(f"{path} holds no PEM block (-----BEGIN ...); give a PEM file")
+    return content
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,14 +2,14 @@
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from salf_client.errors import PlotUnavailableError
-from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap
+from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap, with_place
 from salf_client.pictures import Picture, Source
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 _INK = "#222222"
 _FAINT = "#777777"
 _MINUS = "\N{MINUS SIGN}"
-_MAX_MAPS = 4
 # The layout, in inches.
 _WIDTH, _COLUMN, _GAP, _NAMES, _MARGIN = 13.0, 3.75, 0.25, 1.95, 0.2
 _ABOVE, _BELOW = 0.95, 0.55
 _NAME_WIDTH = 26
+#: Names may hold dollar signs, between which matplotlib would read mathematics.
+_AS_IT_IS: dict[str, Any] = {"parse_math": False}
 
 
 def draw(explanation: "Explanation", *, image: Picture | None = None, path: str | Path | None = None) -> "Figure":
@@ -48,7 +49,7 @@ def draw(explanation: "Explanation", *, image: Picture | None = None, path: str 
     except ImportError as error:
         raise PlotUnavailableError("plots need matplotlib; install it with: pip install 'salf[plot]'") from error
     picture = explanation.picture if image is None else Source(image).rgb
-    present = [concept for concept in explanation.concepts if concept.present][:_MAX_MAPS]
+    placed = with_place(explanation)
 
     lines = len(explanation.concepts) + 2
     height = max(_COLUMN, 0.37 * lines) + _ABOVE + _BELOW
@@ -57,7 +58,7 @@ def draw(explanation: "Explanation", *, image: Picture | None = None, path: str 
     aspect = picture.width / picture.height
     side = _fitted(aspect, _COLUMN, room)
     _draw_picture(_axes_at(figure, _MARGIN, _ABOVE, *side), explanation, picture)
-    _draw_maps(figure, explanation, picture, present, room=room)
+    _draw_maps(figure, explanation, picture, placed, room=room)
     bars_left = _MARGIN + 2 * (_COLUMN + _GAP) + _NAMES
     _draw_bars(_axes_at(figure, bars_left, _ABOVE, _WIDTH - bars_left - _MARGIN, min(room, 0.55 * lines)), explanation)
     _draw_title(figure, explanation)
@@ -73,7 +74,7 @@ def _draw_title(figure: "Figure", explanation: "Explanation") -> None:
         title = f"why not {explanation.target}? ({explanation.probability:.1%})"
     across, down = figure.get_size_inches()
     left = _MARGIN / across
-    figure.text(left, 1 - 0.24 / down, title, fontsize=19, fontweight="bold", color=_INK, va="center")
+    figure.text(left, 1 - 0.24 / down, title, fontsize=19, fontweight="bold", color=_INK, va="center", **_AS_IT_IS)
     facts = [
         f"predicted: {explanation.label} {explanation.predicted_probability:.1%}"
         if explanation.target_index != explanation.label_index
@@ -82,7 +83,13 @@ def _draw_title(figure: "Figure", explanation: "Explanation") -> None:
         f"model {explanation.model}, version {explanation.version}",
     ]
     figure.text(
-        left, 1 - 0.56 / down, "   ·   ".join(fact for fact in facts if fact), fontsize=10.5, color=_FAINT, va="center"
+        left,
+        1 - 0.56 / down,
+        "   ·   ".join(fact for fact in facts if fact),
+        fontsize=10.5,
+        color=_FAINT,
+        va="center",
+        **_AS_IT_IS,
     )
 
 
@@ -101,32 +108,35 @@ def _draw_maps(
     figure: "Figure",
     explanation: "Explanation",
     picture: Image.Image,
-    present: "list[ConceptEvidence]",
+    placed: "list[ConceptEvidence]",
     *,
     room: float,
 ) -> None:
     start = _MARGIN + _COLUMN + _GAP
-    if not present:
+    if not placed:
         axes = _axes_at(figure, start, _ABOVE, _COLUMN, _COLUMN)
         axes.axis("off")
-        message = "none of the concepts shown is present,\nso there is no place to mark"
+        is_any_present = any(concept.present for concept in explanation.concepts)
+        why = "this explanation was stored without maps" if is_any_present else "none of the concepts shown is present"
+        message = f"{why},\nso there is no place to mark"
         axes.text(0.5, 0.5, message, ha="center", va="center", fontsize=11, color=_FAINT)
         return
-    columns = 1 if len(present) == 1 else 2
-    rows = -(-len(present) // columns)
+    columns = 1 if len(placed) == 1 else 2
+    rows = -(-len(placed) // columns)
     between, caption = 0.15, 0.3
     width, height = _fitted(
         picture.width / picture.height,
         (_COLUMN - (columns - 1) * between) / columns,
         (room - (rows - 1) * caption) / rows,
     )
-    for position, concept in enumerate(present):
+    for position, concept in enumerate(placed):
         row, column = divmod(position, columns)
         left, top = start + column * (width + between), _ABOVE + row * (height + caption)
         axes = _axes_at(figure, left, top, width, height)
         axes.imshow(with_heatmap(picture, explanation, concept), interpolation="bilinear", aspect="auto")
         name = _short(concept.name, max(8, round(11 * width)))
-        axes.set_title(name, fontsize=10.5, color=_colour(concept.contribution), fontweight="bold", pad=4, loc="left")
+        colour = _colour(concept.contribution)
+        axes.set_title(name, fontsize=10.5, color=colour, fontweight="bold", pad=4, loc="left", **_AS_IT_IS)
         _bare(axes)
 
 
@@ -158,14 +168,14 @@ def _draw_bars(axes: "Axes", explanation: "Explanation") -> None:
     room = 0.3 * max(high - low, 1e-6)
     axes.set_xlim(low - (room if low < 0 else 0.1 * room), high + (room if high > 0 else 0.1 * room))
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set_yticks(places, names, fontsize=10.5, color=_INK)
+    axes.set_yticks(places, names, fontsize=10.5, color=_INK, **_AS_IT_IS)
     axes.tick_params(axis="both", length=0)
     axes.tick_params(axis="x", labelsize=9, labelcolor=_FAINT)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"for and against {_short(explanation.target, 22)}", fontsize=11, color=_INK, pad=6)
+    axes.set_title(f"for and against {_short(explanation.target, 22)}", fontsize=11, color=_INK, pad=6, **_AS_IT_IS)
     axes.set_xlabel(f"sum = logit {explanation.logit:.2f}".replace("-", _MINUS), fontsize=10, color=_FAINT)
     _draw_legend(axes)
 

@@ -1,6 +1,5 @@
 """Edits of a what-if question."""
 
-import math
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -8,6 +7,8 @@ from salf_client.errors import InvalidEditError
 from salf_client.places import Place
 
 EVERYWHERE = Place()
+#: Beyond anything that a score can be, and far from where float32 ends, in which the server computes.
+_STRONGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Edit:
 
     Attributes:
         concept: its name or index.
-        strength: in standard deviations of training pictures; negative takes away.
+        strength: in standard deviations of training pictures, a million at most; negative takes away.
         where: a place on the source picture; everywhere by default.
     """
 
@@ -27,8 +28,12 @@ class Edit:
     def __post_init__(self) -> None:
         strength: object = self.strength  # whatever untyped callers give
         where: object = self.where
-        if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
-            raise InvalidEditError(f"the strength of an edit is a finite number, but this one is {strength!r}")
+        # Written so that NaN fails.
+        if isinstance(strength, bool) or not isinstance(strength, Real) or not abs(self.strength) <= _STRONGEST:
+            raise InvalidEditError(
+                f"the strength of an edit is a finite number from {-_STRONGEST:g} to {_STRONGEST:g}, "
+                f"but this one is {strength!r}"
+            )
         if not isinstance(where, Place):
             raise InvalidEditError(f"the where of an edit is a Place, but this one is a {type(where).__name__}")
 

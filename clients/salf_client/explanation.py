@@ -101,7 +101,7 @@ class Explanation:
         """The source in RGB for drawing, at no more than 512 pixels a side; decoded when first asked for.
 
         Raises:
-            InvalidPictureError: the explanation was stored without its picture.
+            InvalidPictureError: the explanation was stored without its picture, or is of a prepared one.
         """
         return self.kept.get()
 

@@ -98,8 +98,17 @@ class AsyncGrpcTransport(GrpcEndpoint):
                 metadata=self._connection.metadata(headers),
                 compression=self._compression,
             )
+        except asyncio.CancelledError as error:
+            if self._was_cut_off():
+                raise closed_error(self._address) from error
+            raise
         except grpc.RpcError as error:
             raise typed_error(error, rpc, address=self._address, timeout_s=timeout_s) from error
         except grpc.aio.UsageError as error:
             raise closed_error(self._address) from error
         return rpc.read(response)
+
+    def _was_cut_off(self) -> bool:
+        """Whether a call was cancelled by closing its channel; gRPC lets that look as if its task had been."""
+        task = asyncio.current_task()
+        return self._was_closed and (task is None or not task.cancelling())

@@ -35,6 +35,7 @@ class GrpcTransport(GrpcEndpoint):
         else:
             self._channel = grpc.secure_channel(address, credentials_of(self._connection), options)
         self._methods = methods_on(self._channel)
+        self._was_closed = False
 
     def infer(
         self,
@@ -68,6 +69,7 @@ class GrpcTransport(GrpcEndpoint):
     def close(self) -> None:
         """Close the channel, and remove what lies in shared memory."""
         run(self._given_back())
+        self._was_closed = True
         self._channel.close()
 
     def _call(self, rpc: Rpc[T], timeout_s: float, headers: Mapping[str, str] | None = None) -> T:
@@ -79,6 +81,8 @@ class GrpcTransport(GrpcEndpoint):
                 compression=self._compression,
             )
         except grpc.RpcError as error:
+            if self._was_closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise closed_error(self._address) from error
             raise typed_error(error, rpc, address=self._address, timeout_s=timeout_s) from error
         except ValueError as error:  # gRPC's word for a channel that was closed
             raise closed_error(self._address) from error

@@ -9,23 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap
+from salf_client.overlays import AGAINST, FOR, seen_only, with_heatmap, with_place
 
 if TYPE_CHECKING:
     from salf_client.explanation import Explanation
 
 _SIDE = 168
-_MAX_MAPS = 4
 _BAR_WIDTH = 130
 
 
 def explanation_html(explanation: "Explanation") -> str:
-    """The picture, the strongest present concepts over it, and a table of contributions; needs no other file."""
-    picture = explanation.picture
-    figures = [_figure(seen_only(picture, explanation), "the picture", "inherit")]
-    for concept in [concept for concept in explanation.concepts if concept.present][:_MAX_MAPS]:
-        overlay = with_heatmap(picture, explanation, concept)
-        figures.append(_figure(overlay, concept.name, _colour(concept.contribution)))
+    """The picture, the strongest present concepts over it, and a table of contributions; needs no other file.
+
+    Without a picture, as of a stored explanation, the table alone.
+    """
+    figures = []
+    if explanation.kept.exists:
+        picture = explanation.picture
+        figures.append(_figure(seen_only(picture, explanation), "the picture", "inherit"))
+        for concept in with_place(explanation):
+            overlay = with_heatmap(picture, explanation, concept)
+            figures.append(_figure(overlay, concept.name, _colour(concept.contribution)))
     lines = [(concept.wording, concept.contribution, 1.0) for concept in explanation.concepts]
     lines += [("other concepts", explanation.rest_contribution, 0.45), ("bias", explanation.bias, 0.45)]
     reach = max(abs(value) for _, value, _ in lines) or 1.0

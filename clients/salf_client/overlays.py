@@ -19,7 +19,13 @@ _HEAT_STOPS = np.array(
     [(0.20, 0.06, 0.38), (0.53, 0.13, 0.42), (0.83, 0.29, 0.30), (0.98, 0.56, 0.15), (0.99, 0.91, 0.45)]
 )
 _GREYED = 0.75
+_MAX_MAPS = 4
 _OPACITY = 0.8
+
+
+def with_place(explanation: "Explanation") -> "list[ConceptEvidence]":
+    """The strongest concepts that have a place to show: present, and stored with their maps; four at most."""
+    return [concept for concept in explanation.concepts if concept.present and concept.map.size][:_MAX_MAPS]
 
 
 def seen_only(picture: Image.Image, explanation: "Explanation") -> NDArray[np.uint8]:

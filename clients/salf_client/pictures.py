@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salf_client.credentials import looked_for
-from salf_client.errors import ContractMismatchError, InvalidPictureError, MissingExtraError
+from salf_client.errors import ClientError, ContractMismatchError, InvalidPictureError, MissingExtraError
 from salf_contract import (
     PictureError,
     Preparation,
@@ -110,7 +110,10 @@ class Source:
             return to_rgb(decode_picture(self.encoded or b""))
         except PictureError as error:
             raise InvalidPictureError(f"{self.name}: {error}") from error
-        except OSError as error:  # a Pillow picture is decoded late, and fails like a file
+        except ClientError:  # the file was not read
+            raise
+        # A Pillow picture is decoded late: it may have been closed by then, or fail in any way of its decoder.
+        except Exception as error:
             raise InvalidPictureError(f"{self.name}: the picture cannot be read: {error}") from error
 
     def prepared(self, preparation: Preparation) -> Prepared:
@@ -123,6 +126,11 @@ class Source:
         given = self._given
         height, width = preparation.height, preparation.width
         if isinstance(given, Prepared):
+            if given.pixels.dtype != np.uint8:
+                raise InvalidPictureError(
+                    f"a prepared picture holds uint8, but this one holds {given.pixels.dtype}; leave it as "
+                    f"salf_contract.prepare made it"
+                )
             if given.pixels.shape != (height, width, 3):
                 raise ContractMismatchError(
                     f"this picture was prepared to {given.pixels.shape}, but the model takes {(height, width, 3)}; "
@@ -179,7 +187,10 @@ class KeptPicture:
         """
         if self._picture is None:
             if self._content is None:
-                raise InvalidPictureError("this explanation was stored without its picture; pass the picture itself")
+                raise InvalidPictureError(
+                    "this explanation is without its picture: it was stored so, or is of a prepared one; "
+                    "pass the picture itself"
+                )
             self._picture = _reduced(Source(self._content).rgb)
         return self._picture
 

@@ -14,9 +14,10 @@ from salf_client.errors import (
     InvalidConnectionError,
     ServerFailedError,
     SharedMemoryUnavailableError,
+    UnauthenticatedError,
 )
 from salf_client.shared_memory import Region
-from salf_client.statuses import error_of
+from salf_client.statuses import NO_SHARED_MEMORY, error_of
 from salf_client.transport import ModelConfig, Tensors
 
 T = TypeVar("T")
@@ -114,11 +115,9 @@ def typed_error(error: Any, rpc: Rpc[T], *, address: str, timeout_s: float) -> C
     """Our error of gRPC's."""
     code, said = error.code().name, str(error.details() or "")
     typed = error_of(code, said, model=rpc.model, address=address, timeout_s=timeout_s)
-    if rpc.method in _SHARED_MEMORY_METHODS and isinstance(typed, ServerFailedError):
-        return SharedMemoryUnavailableError(
-            f"{address} does not take pictures through shared memory ({said}); leave Connection(shared_memory=True) "
-            f"away unless the server runs on this machine and opens that interface"
-        )
+    # Triton restricts an interface that is closed.
+    if rpc.method in _SHARED_MEMORY_METHODS and isinstance(typed, ServerFailedError | UnauthenticatedError):
+        return SharedMemoryUnavailableError(NO_SHARED_MEMORY.format(address=address, said=said))
     return typed
 
 

@@ -5,12 +5,14 @@ rounding of float32 wherever the score is not close to 0. Two pictures are asked
 the one whose score is further from 0. A weight of zero gives a contribution of exactly zero in both.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from salf_client.answering import answered, known_model
+from salf_client.answering import answered, known_model, look_up
 from salf_client.choosing import class_index
-from salf_client.errors import ContractMismatchError
+from salf_client.errors import ContractMismatchError, UnknownClassError
 from salf_client.findings import Rule
 from salf_client.pictures import Source
 from salf_client.questions import scores_question, what_if_question
@@ -27,9 +29,16 @@ def class_rules(session: Session, ask: Ask, target: str | int | None) -> Steps[t
         ask: the call.
         target: a class by name or index; None for all.
     """
+    was_known = session.served is not None
     served = yield from known_model(session, ask)
+    try:
+        wanted = _wanted(target, served.current)
+    except UnknownClassError:
+        if not was_known:
+            raise
+        served = yield from look_up(session, ask)  # a new version may have it
+        wanted = _wanted(target, served.current)
     metadata = served.current
-    wanted = range(len(metadata.classes)) if target is None else (class_index(target, metadata),)
     missing = [index for index in wanted if (metadata.contract_id, index) not in session.rules]
     if missing:
         pictures = _two_pictures(metadata)
@@ -51,6 +60,10 @@ def class_rules(session: Session, ask: Ask, target: str | int | None) -> Steps[t
             weights = weights_of(np.stack(contributions), values)
             session.rules[metadata.contract_id, index] = _rule(metadata, index, weights, bias=answer.bias)
     return tuple(session.rules[metadata.contract_id, index] for index in wanted)
+
+
+def _wanted(target: str | int | None, metadata: Metadata) -> Sequence[int]:
+    return range(len(metadata.classes)) if target is None else (class_index(target, metadata),)
 
 
 def weights_of(contributions: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import TypeVar
 
 from salf_client.balancing import Balancer, Endpoint
@@ -18,6 +17,8 @@ from salf_client.transport import AnyTransport
 
 T = TypeVar("T")
 _PROBE_TIMEOUT_S = 0.5
+#: A year: gRPC takes times of a few centuries for times that are over.
+_LONGEST_S = 366 * 24 * 3600.0
 
 
 @dataclass(slots=True)
@@ -209,5 +210,5 @@ class Session:
 
 def _check_timeout(timeout_s: float) -> None:
     # Written so that NaN fails. Without an end, a call would wait for an answer that was lost on its way.
-    if not 0 < timeout_s < inf:
-        raise ValueError(f"timeout_s must be a positive number of seconds, but it is {timeout_s}")
+    if not 0 < timeout_s <= _LONGEST_S:
+        raise ValueError(f"timeout_s must be a positive number of seconds, a year at most, but it is {timeout_s}")

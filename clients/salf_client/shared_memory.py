@@ -74,6 +74,7 @@ class SharedPictures:
     def __init__(self) -> None:
         self._free: dict[int, list[Region]] = {}
         self._retired: list[Region] = []
+        self._is_over = False
         self._lock = threading.Lock()
 
     @contextmanager
@@ -95,7 +96,11 @@ class SharedPictures:
             self.retire([region] if region.registered else [])
             raise
         with self._lock:
-            self._free.setdefault(byte_size, []).append(region)
+            is_kept = not self._is_over
+            if is_kept:
+                self._free.setdefault(byte_size, []).append(region)
+        if not is_kept:
+            region.remove()
 
     def retire(self, regions: Sequence[Region]) -> None:
         """Keep in mind that the server still knows these."""
@@ -111,8 +116,9 @@ class SharedPictures:
         return regions
 
     def drain(self) -> list[Region]:
-        """Take all regions out that are still there."""
+        """Take all regions out, for good: one that a request still uses is removed when it comes back."""
         with self._lock:
+            self._is_over = True
             regions = [region for waiting in self._free.values() for region in waiting]
             self._free.clear()
         return regions

@@ -44,8 +44,15 @@ class Meaning:
 _RESTRICTED = r"protocol is restricted"
 _OVERLOAD = r"exceeds maximum queue size|too many requests|overload|http2 header with status: (429|503)"
 _CONNECTION = (
-    r"connect|socket|recvmsg|reset|broken pipe|goaway|endpoint closing|resolution|resolve|handshake|ssl|"
+    r"connect|socket|recvmsg|reset|broken pipe|goaway|endpoint closing|resolution|resolv|address lookup|"
     r"rst_stream|keepalive|ping timeout|stream removed|transport|http2 header with status: (502|504)"
+)
+
+#: What is said about shared memory, whatever the status.
+NO_SHARED_MEMORY = (
+    "{address} does not take pictures through shared memory ({said}); let a server on this machine open that interface "
+    "(`salf serve --shared-memory`), give its key with Connection(headers=...) if it has one, or leave "
+    "Connection(shared_memory=True) away"
 )
 
 MEANINGS = (
@@ -87,6 +94,13 @@ MEANINGS = (
     ),
     Meaning(
         "UNAVAILABLE",
+        r"handshake|ssl_error|ssl routines",
+        ServerUnavailableError,
+        "{address} and this client cannot agree on encryption ({said}); see whether it encrypts at all, and give "
+        "Connection(tls=Tls(ca=...)) the authority that signed its certificate",
+    ),
+    Meaning(
+        "UNAVAILABLE",
         _CONNECTION,
         ServerUnavailableError,
         "no server answers at {address} ({said}); start one with `salf serve model_repository`, "
@@ -109,8 +123,7 @@ MEANINGS = (
         "NOT_FOUND|INVALID_ARGUMENT|INTERNAL|UNKNOWN|UNIMPLEMENTED",
         r"shared memory",
         SharedMemoryUnavailableError,
-        "{address} does not take pictures through shared memory ({said}); leave Connection(shared_memory=True) away "
-        "unless the server runs on this machine and opens that interface",
+        NO_SHARED_MEMORY,
     ),
     Meaning(
         "NOT_FOUND",

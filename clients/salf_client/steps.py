@@ -66,41 +66,48 @@ def run(steps: Steps[T]) -> T:
     """Drive a call in this thread."""
     result: Any = None
     error: BaseException | None = None
-    while True:
-        try:
-            step = steps.send(result) if error is None else steps.throw(error)
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        result = error = None
-        try:
-            if isinstance(step, Pause):
-                time.sleep(step.seconds)
-            else:
-                result = step.call() if isinstance(step, Send) else _done(step)
-        # Whatever happens, the call hears of it: it may hold a place that it must give back.
-        except BaseException as raised:  # noqa: BLE001
-            error = raised
+    try:
+        while True:
+            try:
+                step = steps.send(result) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            result = error = None
+            try:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                else:
+                    result = step.call() if isinstance(step, Send) else _done(step)
+            # Whatever happens, the call hears of it: it may hold a place that it must give back.
+            except BaseException as raised:  # noqa: BLE001
+                error = raised
+    finally:
+        # Its traceback holds this frame: together they would wait, with the picture, for the garbage collector.
+        error = None
 
 
 async def run_async(steps: Steps[T]) -> T:
     """Drive a call in the running event loop."""
     result: Any = None
     error: BaseException | None = None
-    while True:
-        try:
-            step = steps.send(result) if error is None else steps.throw(error)
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        result = error = None
-        try:
-            if isinstance(step, Send):
-                result = await step.call()
-            elif isinstance(step, Work):
-                result = await _done_async(step)
-            else:
-                await asyncio.sleep(step.seconds)
-        except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
-            error = raised
+    try:
+        while True:
+            try:
+                step = steps.send(result) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            result = error = None
+            try:
+                if isinstance(step, Send):
+                    result = await step.call()
+                elif isinstance(step, Work):
+                    result = await _done_async(step)
+                else:
+                    await asyncio.sleep(step.seconds)
+            except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
+                error = raised
+    finally:
+        error = None  # as above
 
 
 def _done(work: Work) -> Any:

@@ -64,6 +64,8 @@ def stream(
 ) -> Iterator[Outcome]:
     """Explain pictures in threads; `pictures` is read only as far as the window reaches.
 
+    What was begun when reading them fails is given first, and then the failure raised.
+
     Args:
         explain: asks for one.
         pictures: any iterable, endless ones too.
@@ -77,10 +79,19 @@ def stream(
         except ClientError as error:
             return Outcome(index, picture, None, error)
 
+    broken: list[Exception] = []
+
+    def read() -> Iterator[Picture]:
+        try:
+            for picture in pictures:  # noqa: UP028 - it would close a generator that the caller may read on
+                yield picture
+        except Exception as error:  # noqa: BLE001 - raised again after what was begun
+            broken.append(error)
+
     waiting: deque[Future[Outcome]] = deque()
     threads = ThreadPoolExecutor(in_flight, thread_name_prefix="salf-explain")
     try:
-        for index, picture in enumerate(pictures):
+        for index, picture in enumerate(read()):
             # In the caller's context: its trace is the parent of these calls.
             waiting.append(threads.submit(contextvars.copy_context().run, outcome, index, picture))
             # What is done does not wait for a slow source to fill the window.
@@ -88,6 +99,8 @@ def stream(
                 yield _next_done(waiting, ordered=ordered)
         while waiting:
             yield _next_done(waiting, ordered=ordered)
+        if broken:
+            raise broken.pop()
     finally:
         # Whoever stops reading wants no more answers.
         threads.shutdown(wait=False, cancel_futures=True)
@@ -124,22 +137,26 @@ async def stream_async(
     reading: asyncio.Future[Any] | None = None
     waiting: deque[asyncio.Task[Outcome]] = deque()
     index, is_exhausted = 0, False
+    broken: BaseException | None = None
     try:
         while True:
             if reading is None and not is_exhausted and len(waiting) < in_flight:
                 reading = asyncio.ensure_future(anext(source, _NO_MORE))
             answers = list(waiting)[:1] if ordered else list(waiting)
             if reading is None and not answers:
+                if broken is not None:
+                    raise broken
                 return
             # Whichever comes first: the next picture, or an answer whose turn it is.
             steps = [*answers, *([] if reading is None else [reading])]
             done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading in done:
-                picture, reading = reading.result(), None
-                if picture is _NO_MORE:
+                read, reading = reading, None
+                broken = read.exception()
+                if broken is not None or read.result() is _NO_MORE:
                     is_exhausted = True
                 else:
-                    waiting.append(asyncio.create_task(outcome(index, picture)))
+                    waiting.append(asyncio.create_task(outcome(index, read.result())))
                     index += 1
             else:
                 first = next(one for one in answers if one in done)

@@ -44,8 +44,9 @@ class OpenTelemetryObserver:
     def begin(self, name: str) -> Call:
         """Start a span that is a child of the caller's."""
         span = self._tracer.start_span(f"salf {name}", kind=self._trace.SpanKind.CLIENT)
-        headers: dict[str, str] = {}
-        self._propagate.inject(headers, self._trace.set_span_in_context(span))
+        carrier: dict[str, str] = {}
+        self._propagate.inject(carrier, self._trace.set_span_in_context(span))
+        headers = {name.lower(): value for name, value in carrier.items()}  # gRPC takes no others
         ids = span.get_span_context()
         if ids.is_valid:
             headers["x-request-id"] = f"{ids.trace_id:032x}-{ids.span_id:016x}"

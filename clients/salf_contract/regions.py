@@ -216,9 +216,13 @@ def _checked_mask(mask: NDArray[np.generic], source_size: tuple[int, int]) -> ND
 
 
 def _finite(numbers: tuple[float, ...], what: str, count: int) -> tuple[float, ...]:
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise RegionError(f"{what} is {count} finite numbers in source pixels, but this one is {tuple(numbers)}")
-    return tuple(float(number) for number in numbers)
+    try:
+        found = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError, OverflowError):  # whatever untyped callers give
+        found = ()
+    if len(found) != count or not np.isfinite(found).all():
+        raise RegionError(f"{what} is {count} finite numbers in source pixels, but this one is {numbers!r}")
+    return found
 
 
 def _named(crop_box: Box, source_size: tuple[int, int]) -> str:

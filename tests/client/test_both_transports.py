@@ -313,3 +313,38 @@ def test_shared_memory_outlives_failures_and_a_restart_and_leaves_nothing(runtim
 
     asyncio.run(check())
     assert shared_regions() == before
+
+
+def test_a_client_that_is_closed_while_it_is_asked_says_so(server: MockServer) -> None:
+    """Not that the server failed, and not as if somebody had cancelled the caller's task."""
+    large = np.zeros((512, 512, 3), np.uint8)
+    server.delay_s = 0.5
+
+    def blocking_closing() -> ClientError:
+        client = Client(server.address)
+        threading.Timer(0.2, client.close).start()
+        with pytest.raises(ClientError) as caught:
+            client.explain(large, timeout_s=10)
+        return caught.value
+
+    async def closing() -> ClientError:
+        client = AsyncClient(server.address)
+        task = asyncio.create_task(client.explain(large, timeout_s=10))
+        await asyncio.sleep(0.2)
+        await client.close()
+        with pytest.raises(ClientError) as caught:
+            await task
+        return caught.value
+
+    async def cancelling() -> None:
+        async with AsyncClient(server.address) as client:
+            task = asyncio.create_task(client.explain(large, timeout_s=10))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    for error in (blocking_closing(), asyncio.run(closing())):
+        assert isinstance(error, InvalidConnectionError), repr(error)
+        assert "was closed" in str(error)
+    asyncio.run(cancelling())

@@ -34,8 +34,30 @@ def test_settings_of_a_connection_that_cannot_work_are_refused(tmp_path):
         Client("localhost:1", connection=Connection(tls=Tls(ca=tmp_path / "none.pem")))
     with pytest.raises(InvalidConnectionError, match="lower case"):
         Connection(headers={"Key": "x"})
+    for headers in ({"a b": "x"}, {":path": "x"}, {"x-bin": "x"}):
+        with pytest.raises(InvalidConnectionError, match=next(iter(headers))):
+            Connection(headers=headers)
+    with pytest.raises(InvalidConnectionError, match="x-team must be text, but it is a int"):
+        Connection(headers={"x-team": 5})
+    for size in (0, 2**31, 1.5):
+        with pytest.raises(InvalidConnectionError, match="max_message_bytes"):
+            Connection(max_message_bytes=size)
+    for keepalive_s in (0, -1, float("nan"), 1e9):
+        with pytest.raises(InvalidConnectionError, match="keepalive_s"):
+            Connection(keepalive_s=keepalive_s)
+    no_certificate = tmp_path / "notes.txt"
+    no_certificate.write_text("no certificate")
+    with pytest.raises(InvalidConnectionError, match=r"notes\.txt holds no PEM"):
+        Client("localhost:1", connection=Connection(tls=Tls(ca=no_certificate)))
+    with pytest.raises(InvalidConnectionError, match="the token must be text, but it is a NoneType"):
+        Client("localhost:1", connection=Connection(token=lambda: None)).explain(PICTURE)
     with pytest.raises(InvalidAddressError, match="no address"):
         Client([])
+    for address in (None, 5, ["localhost:1", None], "localhost:\N{SUPERSCRIPT TWO}"):
+        with pytest.raises(InvalidAddressError, match="expected host:port"):
+            Client(address)
+    with pytest.raises(InvalidAddressError, match="no transport"):
+        Client(transport=[])
     assert "secret" not in repr(Connection(token="secret"))
 
 
@@ -77,6 +99,13 @@ def test_encryption_is_mutual_where_the_server_asks_for_it(certificates):
         for wrong in (Connection(tls=Tls(ca=ca)), Connection(tls=Tls()), Connection()):
             with Client(server.address, connection=wrong, retry=once) as client, pytest.raises(ServerUnavailableError):
                 client.explain(PICTURE, timeout_s=5)
+    strange = Connection(tls=Tls(ca=ca))
+    with (
+        mock_server() as plain,
+        Client(plain.address, connection=strange, retry=once) as client,
+        pytest.raises(ServerUnavailableError, match=r"cannot agree on encryption.*authority"),
+    ):
+        client.explain(PICTURE, timeout_s=5)
 
 
 def test_compression_headers_and_a_token_reach_the_server(monkeypatch):

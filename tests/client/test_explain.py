@@ -18,7 +18,7 @@ from salf_client import (
     TopOutOfRangeError,
     UnknownClassError,
 )
-from salf_contract import EXPLAIN_OUTPUTS, prepare, sum_tolerance
+from salf_contract import EXPLAIN_OUTPUTS, Prepared, prepare, sum_tolerance
 
 
 def total(explanation):
@@ -130,6 +130,14 @@ def jpeg(image):
     return buffer.getvalue()
 
 
+def closed(image):
+    """A Pillow picture as `with Image.open(...)` leaves it."""
+    with Image.open(io.BytesIO(jpeg(image))) as left:
+        pass
+    left.close()
+    return left
+
+
 def test_bad_pictures_are_named_and_never_sent(client, server, picture, tmp_path):
     text, truncated = tmp_path / "notes.txt", tmp_path / "cut.jpg"
     text.write_text("no picture")
@@ -150,6 +158,8 @@ def test_bad_pictures_are_named_and_never_sent(client, server, picture, tmp_path
         (3, "int"),
         (None, "NoneType"),
         (Image.open(truncated), "cut.jpg"),
+        (closed(picture), "closed"),
+        (Prepared(np.zeros((32, 48, 3), np.float32), (48, 32), (0, 0, 48, 32)), "float32"),
     ]:
         with pytest.raises(InvalidPictureError, match=words):
             client.explain(bad)

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
-from salf_client import AbsentConceptError
+from salf_client import AbsentConceptError, Client, Explanation, InvalidPictureError
+from salf_client.testing import mock_server
+from salf_contract import prepare
 
 
 def test_absent_concepts_have_no_place(client, picture):
@@ -68,3 +71,36 @@ def test_plots_are_drawn_for_any_shape_of_picture(client, tmp_path, size):
     assert not any(a.overlaps(b) for a in labels for b in numbers)
     left_of_labels = min(label.x0 for label in labels)
     assert all(axes.get_window_extent(renderer).x1 < left_of_labels for axes in figure.axes[:-1])
+
+
+@pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_what_was_stored_without_maps_or_picture_shows_the_rest(client, picture, tmp_path, maps, with_picture):
+    explanation = client.explain(picture)
+    assert any(concept.present for concept in explanation.concepts)
+    stored = Explanation.from_json(explanation.to_json(maps=maps, picture=with_picture))
+    html = stored._repr_html_()
+    assert all(concept.wording in html for concept in explanation.concepts)
+    present = sum(concept.present for concept in explanation.concepts)
+    assert html.count("<img") == (0 if not with_picture else 1 + min(4, present) if maps else 1)
+    figure = stored.plot(picture, tmp_path / "plot.png")
+    told = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert any("without maps" in text for text in told) != maps
+
+
+def test_a_picture_that_was_prepared_by_the_caller_is_explained_in_a_notebook(client, picture):
+    explanation = client.explain(prepare(picture, client.model().preparation))
+    assert "<img" not in explanation._repr_html_()
+    with pytest.raises(InvalidPictureError, match="pass the picture itself"):
+        explanation.plot()
+
+
+def test_names_are_drawn_as_they_are():
+    names = ["$\\frac{$", "a $5 bill and a $10 bill", "$$", "<b>"]
+    with mock_server(classes=["$^{$", "$$"], concepts=names) as server, Client(server.address) as client:
+        explanation = client.explain(np.zeros((8, 8, 3), np.uint8))
+        figure = explanation.plot()
+    FigureCanvasAgg(figure).draw()
+    drawn = {label.get_text() for label in figure.axes[-1].get_yticklabels()}
+    assert {concept.wording for concept in explanation.concepts} <= drawn
+    assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text())

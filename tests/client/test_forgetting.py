@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from salf_client import (
 )
 from salf_client.grpc_endpoint import GrpcEndpoint
 from salf_client.rpcs import Rpc
+from salf_client.shared_memory import SharedPictures
 from salf_client.steps import run
 
 REGISTER, INFER, UNREGISTER = "SystemSharedMemoryRegister", "ModelInfer", "SystemSharedMemoryUnregister"
@@ -119,3 +121,13 @@ def test_a_registration_that_was_refused_leaves_nothing_to_forget(endpoint):
         with pytest.raises(ClientError, match="not here"):
             endpoint.ask()
     assert endpoint.count(UNREGISTER) == 0
+
+
+def test_a_region_that_comes_back_after_the_end_is_removed():
+    """As when a client is closed while the rest of a stream is in flight."""
+    shared, before = SharedPictures(), set(Path("/dev/shm").glob("salf_client_*"))
+    with shared.borrowed({"image": np.zeros((64, 64, 3), np.uint8)}):
+        assert shared.drain() == []
+        assert set(Path("/dev/shm").glob("salf_client_*")) != before
+    assert set(Path("/dev/shm").glob("salf_client_*")) == before
+    assert shared.drain() == []

@@ -1,8 +1,21 @@
 """A model that is reloaded under a client: new versions are looked up once, and never guessed."""
 
+import numpy as np
 import pytest
 
-from salf_client import Client, ContractMismatchError, InvalidRequestError
+from salf_client import (
+    Client,
+    CompanionNotFoundError,
+    ContractMismatchError,
+    Edit,
+    InvalidRequestError,
+    TopOutOfRangeError,
+    UnknownClassError,
+    UnknownConceptError,
+)
+from salf_client.testing import MockModel, mock_server
+
+SMALL = np.zeros((40, 40, 3), np.uint8)
 
 
 def test_a_new_version_is_looked_up_once(client, server, linear_model, picture):
@@ -79,3 +92,36 @@ def test_a_shared_client_answers_threads_through_a_reload(server, linear_model, 
         versions = [future.result().version for future in futures]
     assert set(versions) <= {1, 2}
     assert versions[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (lambda client: client.explain(SMALL, target="bird"), UnknownClassError),
+        (lambda client: client.explain(SMALL, top=4), TopOutOfRangeError),
+        (lambda client: client.what_if(SMALL, Edit("wing", 1.0)), UnknownConceptError),
+        (lambda client: client.concept_maps(SMALL), CompanionNotFoundError),
+        (lambda client: client.rules("bird"), UnknownClassError),
+    ],
+)
+def test_what_only_a_new_version_has_may_be_the_first_thing_that_is_asked_of_it(ask, error):
+    """No answer would tell the client of that version: it used to refuse such questions without sending any."""
+    old = MockModel(["cat", "dog"], ["tail", "fur", "leash"], version=1)
+    roles = ("explain", "what_if", "all_scores")
+    with mock_server(old, roles=roles) as server, Client(server.address) as client:
+        assert client.explain(SMALL).version == 1
+        looks = server.calls["RepositoryIndex"]
+        with pytest.raises(error):
+            ask(client)
+        assert server.calls["RepositoryIndex"] == looks + 1  # there is nothing new
+        server.model = MockModel(["bird", "cat"], ["wing", "tail", "fur", "beak"], version=2)
+        server.roles = (*roles, "all_maps")
+        assert ask(client)
+        assert client.model().version == 2
+
+
+def test_a_first_question_that_is_wrong_costs_one_look_up():
+    with mock_server() as server, Client(server.address) as client:
+        with pytest.raises(UnknownClassError):
+            client.explain(SMALL, target="cow")
+        assert server.calls["RepositoryIndex"] == 1

@@ -94,12 +94,28 @@ def test_a_key_that_is_missing_is_said_and_the_right_one_opens(strict_server: Ru
     address = strict_server.grpc_address
     with (
         Client(address, connection=Connection(shared_memory=True)) as client,
-        pytest.raises(UnauthenticatedError, match="key"),
+        pytest.raises(SharedMemoryUnavailableError, match="its key"),
     ):
         client.explain(PICTURE)
     key = {"triton-grpc-protocol-key": "secret"}
     with Client(address, connection=Connection(shared_memory=True, headers=key)) as client, Client(address) as plain:
         assert client.explain(PICTURE) == plain.explain(PICTURE)
+
+
+def test_salf_serve_keeps_shared_memory_closed_and_the_error_says_how_to_open_it(triton_server: RunningServer) -> None:
+    with (
+        Client(triton_server.grpc_address, connection=Connection(shared_memory=True)) as client,
+        pytest.raises(SharedMemoryUnavailableError, match="salf serve --shared-memory"),
+    ):
+        client.explain(PICTURE)
+
+
+def test_a_host_without_an_address_is_not_taken_for_a_server_that_loads() -> None:
+    with (
+        Client("no-such-host.invalid:8001", retry=Retry(attempts=1)) as client,
+        pytest.raises(ServerUnavailableError, match="no server answers"),
+    ):
+        client.explain(PICTURE, timeout_s=10)
 
 
 def test_what_triton_says_about_models_and_tensors(triton_server: RunningServer) -> None:
@@ -122,6 +138,10 @@ def test_large_messages_are_refused_by_the_connections_own_limit(triton_server: 
 SAID = (
         # Wordings of gRPC, Triton and nginx.
         ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect",
+         ServerUnavailableError),
+        ("UNAVAILABLE", "errors resolving no.host:1: [field:hostname lookup error:address lookup failed for no.host:1]",
+         ServerUnavailableError),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Tls handshake",
          ServerUnavailableError),
         ("UNAVAILABLE", "Socket closed", ServerUnavailableError),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", ServerUnavailableError),

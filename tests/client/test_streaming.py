@@ -140,6 +140,38 @@ def test_a_source_that_fails_ends_the_stream_and_leaves_nothing_in_flight(server
     assert asyncio.run(streamed()) == (0, 1)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_was_begun_before_a_source_failed_is_given_first(server, ordered):
+    def listing():
+        yield from [PICTURE] * 5
+        raise OSError("the store is gone")
+
+    def streamed(given):
+        with Client(server.address) as client:
+            given.extend(outcome.index for outcome in client.explain_many(listing(), in_flight=8, ordered=ordered))
+
+    async def streamed_async(given):
+        async with AsyncClient(server.address) as client:
+            async for outcome in client.explain_many(listing(), in_flight=8, ordered=ordered):
+                given.append(outcome.index)
+
+    given, given_async = [], []
+    with pytest.raises(OSError, match="store"):
+        streamed(given)
+    with pytest.raises(OSError, match="store"):
+        asyncio.run(streamed_async(given_async))
+    assert sorted(given) == sorted(given_async) == list(range(5))
+
+
+def test_a_source_that_is_left_may_be_read_on(server):
+    source = iter([PICTURE] * 10)
+    pictures = (picture for picture in source)
+    with Client(server.address) as client:
+        for _ in client.explain_many(pictures, in_flight=1):
+            break
+    assert len(list(pictures)) == 9
+
+
 def test_spans_of_a_stream_belong_to_the_callers_trace(server):
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor

@@ -1,6 +1,7 @@
 """Both clients: the same surface, the same answers; what they ask, and what is kept of an answer."""
 
 import asyncio
+import gc
 import inspect
 import io
 import json
@@ -8,6 +9,7 @@ import os
 import pydoc
 import time
 import typing
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from salf_client import (
     InvalidEditError,
     InvalidPictureError,
     InvalidRegionError,
+    InvalidRequestError,
     NotComparableError,
     Place,
     Removal,
@@ -159,6 +162,10 @@ def test_edits_move_the_logits_as_the_head_says(server, client):
     removed = client.what_if(PICTURE, [Removal(one.name) for one in present], target="bird")
     left = removed.edited_contributions[[concepts.index(one.name) for one in present]]
     assert np.allclose(left, 0, atol=1e-5)
+    # What is gone is not removed once more, whatever it is called by.
+    twice = [Removal(present[0].name), Removal(present[0].index), Removal(present[0].name)]
+    gone = client.what_if(PICTURE, twice, target="bird").edited_contributions
+    assert gone[present[0].index] == pytest.approx(0, abs=1e-5)
 
 
 def test_rules_are_the_head_and_are_asked_for_once(server, client):
@@ -183,6 +190,12 @@ def test_wrong_questions_are_refused_by_name(client):
             client.region(PICTURE, **wrong)
     with pytest.raises(InvalidRegionError, match="outside"):
         client.region(PICTURE, point=(1, 25))
+    for wrong in (5, "ab", (1, 2, 3), (1, None)):
+        with pytest.raises(InvalidRegionError, match="a point is 2 finite numbers"):
+            client.region(PICTURE, point=wrong)
+    for wrong in (5, "abcd", [(1, 2), (3, 4)]):
+        with pytest.raises(InvalidRegionError, match="a box is 4 finite numbers"):
+            client.region(PICTURE, box=wrong)
     with pytest.raises(TopOutOfRangeError, match="top"):
         client.region(PICTURE, point=(40, 25), top=0)
     with pytest.raises(UnknownConceptError, match="did you mean beak"):
@@ -192,7 +205,7 @@ def test_wrong_questions_are_refused_by_name(client):
     for wrong in ("fur", [("fur", 1.0)], ["fur"]):
         with pytest.raises(InvalidEditError, match=r"an Edit or a Removal, but .* a (str|tuple)"):
             client.what_if(PICTURE, wrong)
-    for wrong in (float("nan"), float("inf"), "5", True, None):
+    for wrong in (float("nan"), float("inf"), "5", True, None, 1e39, -2e6, 10**400):
         with pytest.raises(InvalidEditError, match="finite"):
             Edit("fur", wrong)
     with pytest.raises(InvalidEditError, match="where of an edit is a Place"):
@@ -221,7 +234,7 @@ def test_an_array_of_paths_is_many_pictures(client, tmp_path):
         assert [outcome.get().label for outcome in outcomes] == [client.explain(PICTURE).label] * 3
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e12])
 def test_a_call_has_a_limit(client, timeout_s):
     with pytest.raises(ValueError, match="positive number of seconds"):
         client.explain(PICTURE, timeout_s=timeout_s)
@@ -356,3 +369,29 @@ def test_the_fixture_is_a_server_with_a_contract(salf_server):
     with Client(salf_server.address) as client:
         assert client.explain(PICTURE).label in ("cat", "dog", "bird")
     assert salf_server.calls["ModelInfer"] == 1
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_call_that_failed_lets_go_of_its_picture(kind, server):
+    """At once: under many failures, what waits for the garbage collector is many pictures."""
+
+    def failed(image):
+        with Client(server.address) as client, pytest.raises(InvalidRequestError):
+            client.explain(image)
+
+    async def failed_async(image):
+        async with AsyncClient(server.address) as client:
+            with pytest.raises(InvalidRequestError):
+                await client.explain(image)
+
+    image = Image.new("RGB", (200, 200))
+    server.fail("INVALID_ARGUMENT")
+    gc.collect()
+    gc.disable()
+    try:
+        failed(image) if kind is Client else asyncio.run(failed_async(image))
+        left = weakref.ref(image)
+        del image
+        assert left() is None
+    finally:
+        gc.enable()

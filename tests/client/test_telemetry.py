@@ -48,3 +48,15 @@ def test_spans_and_metrics_tell_of_calls_attempts_and_errors(server):
     failed = {"address": server.address, "error": "ServerOverloadedError"}
     assert value("salf_client_failed_attempts_total", failed) == 1
     assert value("salf_client_calls_in_progress", {"call": "explain"}) == 0
+
+
+def test_headers_of_any_propagator_travel(server, monkeypatch):
+    """AWS X-Ray's is X-Amzn-Trace-Id; gRPC takes lower case alone."""
+    from opentelemetry import propagate
+
+    from salf_client.telemetry import OpenTelemetryObserver
+
+    monkeypatch.setattr(propagate, "inject", lambda carrier, context: carrier.update({"X-Amzn-Trace-Id": "Root=1"}))
+    assert OpenTelemetryObserver().begin("explain").headers() == {"x-amzn-trace-id": "Root=1"}
+    with Client(server.address, observers=[OpenTelemetryObserver()]) as client:
+        assert client.explain(PICTURE).label
