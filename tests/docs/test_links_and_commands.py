@@ -22,6 +22,27 @@ def test_relative_links_resolve(page: str) -> None:
     assert not broken
 
 
+def anchors(markdown: str) -> set[str]:
+    """What links may name behind `#`: headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", without_blocks(markdown), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "examples/README.md", "benchmarks/README.md"])
+def test_links_into_pages_name_headings_that_exist(page: str) -> None:
+    broken = []
+    for target in _LINK.findall(without_blocks(page_text(page))):
+        path, _, anchor = target.partition("#")
+        other = (ROOT / page).parent / path if path else ROOT / page
+        if anchor and other.suffix == ".md" and anchor not in anchors(other.read_text(encoding="utf-8")):
+            broken.append(target)
+    assert not broken
+
+
+def test_an_anchor_is_made_of_its_heading() -> None:
+    assert anchors("# Live: `salf top`, now\n\n```sh\n# no heading\n```\n## a-b c\n") == {"live-salf-top-now", "a-b-c"}
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     linked = set(_LINK.findall(page_text("README.md")))
     assert {page for page in PAGES if page.startswith("docs/")} <= linked

@@ -1,44 +1,24 @@
-"""TensorRT without a GPU: configuration against golden files, and the calls that build engines."""
+"""TensorRT without a GPU: the calls that build engines, on a double that records them."""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from google.protobuf import text_format
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from PIL import Image
-from tritonclient.grpc import model_config_pb2
 
-from salf_contract import EXPLAIN_INPUTS, FROM_FEATURES_INPUTS, IMAGE_INPUT, WHAT_IF_INPUTS, parse_manifest
-from salf_export import (
-    Kind,
-    MissingExtraError,
-    OptionError,
-    ServingSettings,
-    Thresholds,
-    export_checkpoint,
-    exporting,
-    tensorrt_session,
-)
+from salf_export import MissingExtraError, OptionError
 from salf_export.errors import GraphError
 from salf_export.folding import graph_head
 from salf_export.graph_builder import identity_features
 from salf_export.graphs import explain_graph
 from salf_export.operators import operator_problems
-from salf_export.runtime import GraphSession
 from salf_export.tensorrt_api import load_tensorrt
 from salf_export.tensorrt_engine import EngineSettings, build_engine, with_float_biases
-from salf_export.tensorrt_provider import TensorRtProvider, provider_lines
 
 from .tensorrt_double import CACHE, FLOAT32, PLAN, TensorRtDouble
 from .test_graphs import ID, random_head
-
-GOLDEN = Path(__file__).parent / "golden"
-SIZES = {"H": 224, "W": 320, "h": 7, "w": 10}
 
 
 def explain_bytes() -> bytes:
@@ -72,46 +52,6 @@ def quantised() -> ModelProto:
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-@pytest.mark.parametrize(
-    ("golden", "provider", "inputs"),
-    [
-        ("tensorrt_fp16_cached", TensorRtProvider(cache_directory="/var/cache/salf/tensorrt"), EXPLAIN_INPUTS),
-        ("tensorrt_int8", TensorRtProvider(precision="int8", optimal_batch=4, max_workspace_bytes=1), WHAT_IF_INPUTS),
-        ("tensorrt_fp32", TensorRtProvider(precision="fp32", optimal_batch=99), (IMAGE_INPUT,)),
-    ],
-)
-def test_the_providers_section_is_the_golden_one_and_tritons_protobuf_reads_it(golden, provider, inputs):
-    text = "\n".join(provider_lines(provider, inputs, sizes=SIZES, max_batch_size=16)) + "\n"
-    assert text == (GOLDEN / f"{golden}.pbtxt").read_text()
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert accelerator.name == "tensorrt"
-    assert not config.optimization.execution_accelerators.cpu_execution_accelerator
-    for size, batch in (("min", 1), ("max", 16)):
-        shapes = dict(entry.split(":") for entry in accelerator.parameters[f"trt_profile_{size}_shapes"].split(","))
-        assert shapes["image"] == f"{batch}x224x320x3"
-        assert set(shapes) == {spec.name for spec in inputs}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"precision": "bf16"}, "fp32, fp16, int8"),
-        ({"max_workspace_bytes": 0}, "max_workspace_bytes is 0"),
-        ({"cache_directory": "cache"}, "absolute path"),
-        ({"optimal_batch": 0}, "optimal_batch is 0"),
-    ],
-)
-def test_provider_settings_that_cannot_be_are_refused(wrong, message):
-    with pytest.raises(OptionError, match=message):
-        TensorRtProvider(**wrong)
-
-
-def test_a_model_without_fixed_sizes_has_no_profile():
-    with pytest.raises(OptionError, match="'features' has no fixed size"):
-        provider_lines(TensorRtProvider(), FROM_FEATURES_INPUTS, sizes=SIZES, max_batch_size=4)
 
 
 def test_an_engine_is_built_with_profiles_workspace_and_flags():
@@ -270,88 +210,3 @@ def test_another_major_release_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.2.0"))
     with pytest.raises(OptionError, match=r"tensorrt 11.2.0 is installed, but engines are built with 10.x"):
         load_tensorrt()
-
-
-@pytest.fixture
-def gpu(monkeypatch, source):
-    """The double as the installed `tensorrt`, a GPU that torch finds, and engines that ONNX Runtime computes."""
-    exporting.backbone_graph(source.model, source.card.preparation)  # torch exports it while it sees no GPU
-    api = TensorRtDouble()
-
-    class Engine:
-        """Takes no more pictures than the profile that it was built with."""
-
-        def __init__(self, plan: bytes) -> None:
-            assert plan == PLAN
-            self.largest = api.called("set_shape")[-1][3][0]
-            session = GraphSession(onnx.load_model_from_string(api.called("parse")[-1][0]), threads=1)
-            self.runtime, self.input_names, self.output_names = (
-                "tensorrt 10.7.0",
-                session.input_names,
-                session.output_names,
-            )
-            self.session = session
-
-        def run(self, inputs):
-            assert {len(inputs[name]) for name in self.input_names} <= set(range(1, self.largest + 1))
-            return self.session.run(inputs)
-
-    monkeypatch.setitem(sys.modules, "tensorrt", api)
-    monkeypatch.setattr(tensorrt_session, "EngineSession", Engine)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
-    return api
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for name in ("calibration", "held_out"):
-        (folder / name).mkdir()
-        for number in range(8):
-            pixels = random.integers(0, 256, (64, 96, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.mark.parametrize(("precision", "max_batch"), [("fp16", 2), ("int8", 16)])
-def test_a_whole_export_becomes_plans_that_say_what_they_are_bound_to(
-    precision, max_batch, gpu, checkpoint, pictures, tmp_path
-):
-    lenient = Thresholds(class_agreement=0, top5_overlap=0, top5_order=0, map_cosine=0, least_pictures=8)
-    report = export_checkpoint(
-        checkpoint,
-        tmp_path / "r",
-        name="tiny",
-        settings=ServingSettings(max_batch_size=max_batch, device="gpu"),
-        kind=Kind("tensorrt", precision),
-        calibration=pictures / "calibration" if precision == "int8" else None,
-        held_out=pictures / "held_out",
-        thresholds=lenient,
-    )
-    assert report.fidelity.runtime == "tensorrt 10.7.0"
-    assert report.fidelity.precision == precision
-    for name in ("tiny", "tiny_what_if", "tiny_all_scores", "tiny_all_maps"):
-        assert (tmp_path / "r" / name / "1/model.plan").read_bytes() == PLAN
-        config = text_format.Parse((tmp_path / "r" / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-        assert (config.backend, config.max_batch_size) == ("tensorrt", max_batch)
-        assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
-        provenance = parse_manifest((tmp_path / "r" / name / "1/manifest.json").read_bytes()).provenance
-        assert provenance["tensorrt_version"] == "10.7.0"
-        assert (provenance["gpu"], provenance["gpu_compute_capability"]) == ("NVIDIA L4", "8.9")
-    _, smallest, optimal, largest = gpu.called("set_shape")[-1]
-    assert (smallest[0], optimal[0], largest[0]) == (1, max_batch, max(8, max_batch)), "comparisons ask for up to 8"
-    graphs = [onnx.load_model_from_string(parsed) for (parsed,) in gpu.called("parse")]
-    assert [operator_problems(graph) for graph in graphs] == [()] * len(graphs)
-    quantised_types = {
-        tensor.data_type for graph in graphs for tensor in graph.graph.initializer
-    } & {TensorProto.INT8, TensorProto.UINT8}  # fmt: skip
-    assert quantised_types == ({TensorProto.INT8} if precision == "int8" else set())
-
-
-def test_a_machine_with_tensorrt_and_no_gpu_is_refused_before_anything_is_read(gpu, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingExtraError, match=r"needs an NVIDIA GPU.*server's own image"):
-        export_checkpoint(tmp_path / "none", tmp_path / "r", name="tiny", kind=Kind("tensorrt", "fp32"))

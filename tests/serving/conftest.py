@@ -20,6 +20,8 @@ from salf_serving.status import Status
 # Test files are imported one by one (importlib mode); what they share lies beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from served import infer_request, is_right
+
 HEIGHT, WIDTH, CLASSES = 6, 4, 5
 WEIGHTS = np.random.default_rng(7).normal(size=(3, CLASSES)).astype(np.float32)
 BIAS = np.arange(CLASSES, dtype=np.float32)
@@ -203,3 +205,16 @@ def kept(nginx, tmp_path, public, monkeypatch):
     yield start
     for one in running:
         one.drain_and_stop()
+
+
+@pytest.fixture
+def good(tiny):
+    """A right request, and a check of its answer."""
+    images, targets = tiny.images(1), np.full((1, 1), -1, np.int32)
+
+    def ask(stub, **options) -> tuple:
+        answer, call = stub.ModelInfer.with_call(infer_request(images, targets), timeout=20, **options)
+        assert is_right(answer, tiny.answers(images, targets))
+        return call.initial_metadata()
+
+    return ask

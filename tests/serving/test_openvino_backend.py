@@ -47,7 +47,8 @@ def test_instances_divide_the_budget_and_a_model_may_ask_for_less(backend, asked
 
 def test_a_model_is_loaded_within_a_budget(load, monkeypatch):
     monkeypatch.setenv("SALF_THREAD_BUDGET", "2")
-    load(lambda config: config.update(instance_group=[{"count": 2}]))
+    model = load(lambda config: config.update(instance_group=[{"count": 2}]))
+    assert model.request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 
 @pytest.mark.parametrize(

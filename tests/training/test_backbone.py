@@ -69,9 +69,12 @@ def test_feature_shapes_have_height_before_width_and_leave_the_network_as_it_was
 
 
 def test_weights_without_batch_counters_load_as_old_torch_files_are(tmp_path):
-    state = {k: v for k, v in whole_network().state_dict().items() if not k.endswith("num_batches_tracked")}
+    network = whole_network()
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    build_backbone(SMALL, weights=tmp_path / "old.pth")
+    backbone = build_backbone(SMALL, weights=tmp_path / "old.pth").eval()
+    with torch.no_grad():
+        assert torch.equal(backbone(PICTURES), network.forward_features(PICTURES))
 
 
 @pytest.mark.parametrize("stage", [None, 2])
