@@ -192,6 +192,9 @@ def test_manifests_on_a_web_server_are_sources_and_archives_need_ranges(folder, 
         assert [one.load() for one in source.again()] == [(folder / name).read_bytes() for name in
                                                           ("farm.jpg", "b/camp.jpg")]  # fmt: skip
         assert [one.load() for one in open_source(f"{proxy.url}/photos.parquet").again()] == [jpeg(1), jpeg(2)]
+        (folder / "b" / "list.txt").write_text("/farm.jpg\n../farm.jpg\n")
+        farm = (folder / "farm.jpg").read_bytes()
+        assert [one.load() for one in open_source(f"{proxy.url}/b/list.txt").again()] == [farm, farm]
         with pytest.raises(InvalidSourceError, match="gives whole files only"):
             open_source(f"{proxy.url}/photos.tar")
         with pytest.raises(InvalidSourceError, match="there is no file"):
