@@ -137,7 +137,8 @@ def test_archives_tables_and_manifests_of_a_store_in_trouble_give_all_their_pict
     scheme, proxy = store
     files = place_of(f"{scheme}://photos").files
     pictures = [jpeg(seed) for seed in range(40)]
-    tar_of(tmp_path / "shard-0.tar", {f"{number:02d}.jpg": data for number, data in enumerate(pictures)})
+    members = {f"{number:02d}.jpg": data for number, data in enumerate(pictures)}
+    tar_of(tmp_path / "shard-0.tar", {"empty.jpg": b"", **members})
     parquet.write_table(pa.table({"photo": pictures}), tmp_path / "photos.parquet", row_group_size=7)
     for name in ("shard-0.tar", "photos.parquet"):
         files.pipe_file(f"photos/{name}", (tmp_path / name).read_bytes())
@@ -149,7 +150,7 @@ def test_archives_tables_and_manifests_of_a_store_in_trouble_give_all_their_pict
     # Not short: half of a tar's member is noticed, and asked for again, but half of a whole file is not.
     proxy.trouble(0.3, ("error", "lost", "cut"))
     for name, column, expected in (
-        ("shard-{0..0}.tar", None, pictures),
+        ("shard-{0..0}.tar", None, [b"", *pictures]),  # S3 gives all of a file if asked for none of it
         ("*.parquet", "photo", pictures),
         ("list.csv", None, listed),
         ("list.jsonl", None, listed),
