@@ -219,7 +219,7 @@ def is_known(url: str) -> bool:
     """Whether there is a kind of store of an address's scheme, its package installed or not."""
     import fsspec
 
-    return scheme_of(url) in ("", *fsspec.available_protocols())
+    return scheme_of(url) in ("", *fsspec.available_protocols(), *fsspec.registry)
 
 
 def _opened_again(scheme: str, path: str, retries: RetryCount) -> Place:
