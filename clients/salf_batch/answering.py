@@ -89,9 +89,11 @@ class Asking:
             ClientError: what waiting does not change, such as a wrong token.
         """
         places = asyncio.Semaphore(self.in_flight)
+        # A few groups must be under way, or reading waits for answers and answers for reading.
+        together = max(1, min(_TOGETHER, self.read_ahead // _TOGETHER))
         waiting: deque[asyncio.Task[Row]] = deque()
         try:
-            async for group in _listed(inputs, together=min(_TOGETHER, self.read_ahead)):
+            async for group in _listed(inputs, together=together):
                 while len(waiting) + len(group) > self.read_ahead:
                     yield await _first(waiting)
                 read = _Arrivals(len(group))

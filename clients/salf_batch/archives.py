@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import BinaryIO
 
-from salf_batch.errors import InvalidSourceError
+from salf_batch.errors import InvalidSourceError, UnreadableInputError
 from salf_batch.stores import Place
 
 
@@ -28,12 +28,26 @@ def tar_inputs(archive: Place, *, suffixes: tuple[str, ...]) -> Iterator[tuple[s
         try:
             for member in members:
                 if member.isfile() and member.name.lower().endswith(suffixes):
-                    start = member.offset_data
-                    load = partial(archive.read, start, start + member.size)
-                    yield f"{archive.uri}#{member.name}", load
+                    yield f"{archive.uri}#{member.name}", _load(archive, member)
                 members.members = []  # type: ignore[attr-defined]  # tarfile would keep a record of every member
+            # To tarfile, an archive ends where a member's head cannot be read.
+            file.seek(members.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"no member and no end at byte {members.offset}")
         except tarfile.TarError as error:
             raise InvalidSourceError(f"the archive {archive.uri} is broken ({error}); pack it again") from error
+
+
+def _load(archive: Place, member: tarfile.TarInfo) -> Callable[[], bytes]:
+    if member.issparse():
+        return partial(_refuse_sparse, f"{archive.uri}#{member.name}")
+    return partial(archive.read, member.offset_data, member.offset_data + member.size)
+
+
+def _refuse_sparse(uri: str) -> bytes:
+    raise UnreadableInputError(
+        f"{uri} is a sparse file, of which the archive leaves parts out; pack it without --sparse"
+    )
 
 
 def _opened(archive: Place, file: BinaryIO) -> tarfile.TarFile:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from urllib.parse import urljoin
 
-from salf_batch.errors import InvalidSourceError
-from salf_batch.stores import Place, RetryCount, place_of
+from salf_batch.errors import InvalidSourceError, UnreadableInputError
+from salf_batch.stores import WEB, Place, RetryCount, is_known, place_of
 
 #: Names of the column that holds a picture's path or URL, in order of preference.
 URI_COLUMNS = ("uri", "url", "path", "image", "file")
@@ -52,7 +53,7 @@ def json_lines_inputs(manifest: Place, *, column: str | None) -> Iterator[tuple[
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidSourceError(f"{manifest.uri}, line {number}: no JSON ({error})") from error
             if not isinstance(row, dict):
                 raise InvalidSourceError(f"{manifest.uri}, line {number}: expected a JSON object")
@@ -82,18 +83,35 @@ def _column(manifest: Place, names: Sequence[str], column: str | None) -> str:
 
 def _value(manifest: Place, row: Mapping[str, object], column: str, line: int) -> str:
     value = row.get(column)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or _is_no_text(value):
         raise InvalidSourceError(f"{manifest.uri}, line {line}: '{column}' is {value!r}, expected a path or URL")
     return value
 
 
+def _is_no_text(value: str) -> bool:
+    """JSON can name halves of characters, which no file has in its name."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _input(manifest: Place, name: str) -> tuple[str, Callable[[], bytes]]:
-    """Relative names are relative to the manifest's own folder; a store is looked for when the picture is read."""
+    """Relative names are relative to the manifest's own folder, on a web server those with a slash to its root.
+
+    A store is looked for when the picture is read.
+    """
     if "://" in name:
         return name, partial(_read_address, name, manifest.retries)
-    place = manifest.at(name) if name.startswith("/") else manifest.beside(name)
+    if not name.startswith("/"):
+        place = manifest.beside(name)
+    else:
+        place = manifest.at(urljoin(manifest.path, name) if manifest.scheme in WEB else name)
     return place.uri, place.read
 
 
 def _read_address(name: str, retries: RetryCount) -> bytes:
+    if not is_known(name):
+        raise UnreadableInputError(f"{name} is in no kind of store that there is; check the address")
     return place_of(name, retries).read()

@@ -8,14 +8,17 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import salf_client
 from salf_batch import errors
@@ -182,7 +185,11 @@ def _cluster(plan: Plan) -> Iterator[int]:
     settings = plan.settings
     address = settings.ray_address or os.environ.get("RAY_ADDRESS")
     was_connected, folder = ray.is_initialized(), None
+    sets_signals = not was_connected and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        if sets_signals:
+            signal.signal(signal.SIGTERM, _end)
         if not was_connected and address:
             _check_reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -198,6 +205,8 @@ def _cluster(plan: Plan) -> Iterator[int]:
                 _node_ip_address=_LOOPBACK,
                 _temp_dir=folder,
             )
+        if sets_signals:  # again: Ray's own way to end prints traces, and leaves the folder
+            signal.signal(signal.SIGTERM, _end)
         cores = float(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         room = int(cores / settings.worker_cpus)
         if room < 1:
@@ -215,6 +224,12 @@ def _cluster(plan: Plan) -> Iterator[int]:
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(Path(folder), ignore_errors=True)
+        if sets_signals:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _check_reachable(address: str) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from salf_batch.answering import AWAY, MOST_FAILURES
-from salf_batch.errors import MissingExtraError, ModelChangedError, ServerGoneError
+from salf_batch.errors import InvalidTargetError, MissingExtraError, ModelChangedError, ServerGoneError
 from salf_batch.metrics import RunMetrics, exposed
 from salf_batch.plans import Plan, asking_of, client_of, write_rows
 from salf_batch.progress import Progress, Summary, Tally
@@ -13,7 +13,7 @@ from salf_batch.rows import Row, as_text
 from salf_batch.settings import Settings
 from salf_batch.shards import inputs_left
 from salf_batch.sources import Source, open_source
-from salf_batch.stores import Place
+from salf_batch.stores import WEB, Place
 from salf_batch.targets import Manifest, begun, claim, locked, parts, target_of
 from salf_client import ModelInfo, ServerFailedError, VersionNotServedError
 from salf_client.choosing import checked_top
@@ -48,6 +48,10 @@ def score(
     settings = settings or Settings()
     started_s = time.monotonic()
     place = target_of(target)
+    if place.scheme in WEB:
+        raise InvalidTargetError(
+            f"{place.uri} is a web address, which cannot be written; give a folder or s3://, gs://, az://"
+        )
     listed = open_source(source, column=settings.column, report=lambda count: report(Progress("listing", count)))
     with locked(place):
         report(Progress("waiting for the model", listed.count))

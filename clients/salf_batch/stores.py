@@ -1,7 +1,9 @@
 """Where files lie: this machine or an object store, through fsspec, with failures as sentences."""
 
 import io
+import os
 import random
+import stat
 import threading
 import time
 from collections import Counter
@@ -24,8 +26,8 @@ T = TypeVar("T")
 #: Schemes whose addresses may end in a query, and where nothing can be listed.
 WEB = frozenset({"http", "https"})
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.2
-#: HTTP statuses that a repetition does not change: this address has no picture.
-_GONE = frozenset({400, 401, 403, 404, 405, 406, 410, 451})
+#: HTTP statuses that a repetition does not change: this address has no picture. The others of these say "later".
+_GONE = frozenset(range(400, 500)) - {408, 409, 421, 423, 425, 429}
 _NOT_THERE = frozenset({404, 410})
 _REFUSED = frozenset({401, 403})
 
@@ -116,6 +118,10 @@ class Place:
         """
 
         def read() -> bytes:
+            if self.is_local and _waits_for_a_writer(self.path):
+                raise UnreadableInputError(f"{self.uri} is a pipe or a device, and no file; check the path")
+            if stop is not None and stop == (start or 0):  # S3 would give all of it
+                return b""
             data = bytes(self.files.cat_file(self.path, start=start, end=stop))
             if stop is not None and len(data) != stop - (start or 0):
                 raise _CutError(f"{len(data)} bytes instead of {start} to {stop}")
@@ -179,6 +185,8 @@ class Place:
             return InputNotThereError(f"there is no file {self.uri}; check the path")
         if status in _NOT_THERE:
             return InputNotThereError(f"{self.uri} answers {status}; check the address")
+        if self.scheme in WEB and (said := _of_the_address(error)) is not None:
+            return UnreadableInputError(f"{self.uri} leads nowhere ({said}); check the address")
         return UnreadableInputError(f"{self.uri} cannot be read ({_reason(error)})") if self.is_local else None
 
 
@@ -207,8 +215,21 @@ def place_of(url: str, retries: RetryCount | None = None) -> Place:
     return Place(scheme, str(path), files, retries or RetryCount())
 
 
+def is_known(url: str) -> bool:
+    """Whether there is a kind of store of an address's scheme, its package installed or not."""
+    import fsspec
+
+    return scheme_of(url) in ("", *fsspec.available_protocols(), *fsspec.registry)
+
+
 def _opened_again(scheme: str, path: str, retries: RetryCount) -> Place:
     return place_of(f"{scheme}://" if scheme else "/", retries).at(path)
+
+
+def _waits_for_a_writer(path: str) -> bool:
+    """Whether reading it may take for ever: neither a file nor a folder, which cannot be read and says so."""
+    mode = os.stat(path).st_mode  # noqa: PTH116 - once for each picture
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def scheme_of(url: str) -> str:
@@ -232,6 +253,17 @@ def _is_refusal(error: Exception) -> bool:
         or "credential" in type(error).__name__.lower()
         or str(error).startswith("Forbidden")
     )
+
+
+def _of_the_address(error: Exception) -> str | None:
+    """What is wrong with a web address that no server can answer; None if it is the server or the line."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return "it is redirected again and again"
+    if isinstance(error, ValueError):  # aiohttp's for malformed ones is of this kind
+        return f"no web address: {_reason(error)}"
+    return None
 
 
 def _status(error: Exception) -> int | None:

@@ -56,10 +56,11 @@ class _Groups:
                     f"{self._table.uri} has no column '{self._column}'; it has: {', '.join(schema.names)}; name one "
                     f"with --column"
                 )
-            kind = str(schema.field(self._column).type)
-            if "binary" not in kind:
+            kind = schema.field(self._column).type
+            if not _holds_bytes(kind):
                 raise InvalidSourceError(
-                    f"column '{self._column}' of {self._table.uri} is {kind}; expected binary, the pictures' bytes"
+                    f"column '{self._column}' of {self._table.uri} is {kind}; expected binary, the pictures' bytes, or "
+                    f"a struct with a field 'bytes' of them"
                 )
             return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
@@ -96,3 +97,13 @@ class _Groups:
             return parquet.ParquetFile(file)
         except (pa.ArrowInvalid, OSError) as error:  # Arrow calls a damaged footer an OSError
             raise InvalidSourceError(f"{self._table.uri} is no Parquet file ({error})") from error
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of this type holds pictures: bytes, or a struct with a field of them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and _holds_bytes(kind.field(position).type)
+    return not pa.types.is_nested(kind) and "binary" in str(kind)

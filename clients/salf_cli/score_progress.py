@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from salf_batch import Progress
@@ -14,6 +14,8 @@ from salf_batch import Progress
 SCORING = "scoring"
 #: A row is done in less time than a bar takes to be told of it.
 _SHOWN_EVERY_S = 0.1
+#: Columns of a terminal that figures of a million inputs need with the rate, and with a bar as well.
+_NARROW, _WIDE = 60, 76
 
 
 @contextmanager
@@ -27,8 +29,13 @@ def progress_on(console: Console, *, line_every_s: float = 60.0) -> Iterator[Cal
     if not console.is_terminal:
         yield _Lines(console, line_every_s)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
     columns += [TextColumn("{task.fields[errors]} errors"), TimeRemainingColumn()]
+    # Where they do not fit, the figures would be cut.
+    if console.width >= _NARROW:
+        columns.insert(2, TextColumn("{task.fields[rate]}"))
+    if console.width >= _WIDE:
+        columns.insert(1, BarColumn())
     with Bars(*columns, console=console) as bars:
         yield _Bar(bars, bars.add_task("starting", total=None, errors=0, rate=""))
 

@@ -107,7 +107,7 @@ def read_known_answer(path: Path, model: ModelInfo) -> KnownAnswer:
             f"{path} cannot be read ({error.strerror}); record an answer with `salf probe --record {path}`"
         ) from error
     try:
-        return _from_arrays(data) if path.suffix == ".npz" else _from_json(data)
+        return _from_arrays(data) if path.suffix == ".npz" and not data.startswith(b"{") else _from_json(data)
     # numpy raises several kinds for a broken archive (BadZipFile, ValueError, EOFError, OSError, zlib.error).
     except Exception as error:
         raise KnownAnswerError(

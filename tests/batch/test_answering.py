@@ -87,7 +87,10 @@ def test_each_input_becomes_one_row_in_its_place(server, kinds, in_flight, read_
     assert store.most_ahead <= read_ahead
 
 
-def test_pictures_are_asked_for_when_their_neighbours_are_read(server, monkeypatch):
+@pytest.mark.parametrize(("read_ahead", "is_together"), [(16, True), (4, False)])
+def test_pictures_are_asked_for_when_their_neighbours_are_read_unless_few_are_read_ahead(
+    server, monkeypatch, read_ahead, is_together
+):
     asked, explain = threading.Event(), AsyncClient.explain
 
     def explained(*args, **settings):
@@ -99,11 +102,11 @@ def test_pictures_are_asked_for_when_their_neighbours_are_read(server, monkeypat
 
         def load(self, index):
             if index == 3:
-                self.was_asked = asked.wait(0.3)
+                self.was_asked = asked.wait(0.3 if is_together else 20)
             return super().load(index)
 
     monkeypatch.setattr(AsyncClient, "explain", explained)
     store = SlowStore([GOOD] * 4)
-    assert len(asyncio.run(rows_of(store, server))) == 4
-    assert store.was_asked is False
+    assert len(asyncio.run(rows_of(store, server, read_ahead=read_ahead))) == 4
+    assert store.was_asked is not is_together
     assert asked.is_set()

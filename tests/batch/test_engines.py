@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from contextlib import suppress
@@ -11,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scored_stores import assert_same_rows, manifest_of, rows_of
+from scored_stores import assert_same_rows, command_of, environment, manifest_of, rows_of
 from typer.testing import CliRunner
 
 from salf_batch import EngineError, Settings, score
@@ -177,6 +179,34 @@ def test_the_command_runs_ray_on_this_machine_and_lets_a_file_fail(folder, tmp_p
         assert json.loads(rest.stdout)["scored"] == missing
     assert [row["index"] for row in rows_of(target)] == list(range(7))
     assert not left_of(f"SALF_TESTED_IN={tmp_path}", within="environ"), "processes of the run's own cluster outlived it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_run_on_ray_that_is_told_to_end_leaves_no_folder_and_prints_no_trace(folder, tmp_path):
+    mark, target = f"SALF_TESTED_IN={tmp_path}", tmp_path / "scored"
+    with mock_server(classes=["a", "b"], concepts=["c", "d"]) as server:
+        command = command_of(manifest_of(folder, 20_000), target, server.address, shard_size=20)
+        on_ray = {name: value for name, value in environment().items() if name != "RAY_ADDRESS"}
+        on_ray["SALF_TESTED_IN"] = str(tmp_path)
+        run = subprocess.Popen(
+            [*command, "--engine", "ray", "--workers", "1"], env=on_ray, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            give_up_s = time.monotonic() + 90
+            while not list(target.glob("part-*")) and time.monotonic() < give_up_s:
+                time.sleep(0.2)
+            lines = [Path(f"/proc/{one}/cmdline").read_text() for one in processes_with(mark, within="environ")]
+            folders = set(re.findall(r"/tmp/salf-ray-\w+", "\n".join(lines)))
+            run.terminate()
+            _, said = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM" not in said
+    assert folders
+    assert not [one for one in folders if Path(one).exists()]
+    assert not left_of(mark, within="environ"), "processes of the run's own cluster outlived it"
 
 
 def test_a_cluster_that_is_not_there_is_said_soon(folder, tmp_path):

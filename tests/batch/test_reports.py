@@ -44,6 +44,18 @@ def test_a_report_shows_classes_reasons_and_pictures_and_needs_no_other_file(fol
     assert all(word not in text for word in ("<script", "<link", 'src="http'))
 
 
+def test_a_report_of_errors_only_shows_them_and_no_empty_tables(tmp_path, settings):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
+    score(str(tmp_path / "photos"), str(tmp_path / "scored"), settings)
+    write_report(str(tmp_path / "scored"), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "No picture has an answer." in text
+    assert "are no picture that can be read" in text
+    assert "Unsure" not in text
+    assert text.count("<h2>") == 1
+
+
 def test_a_store_that_does_not_answer_says_nothing_of_others_of_its_kind(folder, tmp_path, monkeypatch):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     dead, load_uri = "http://127.0.0.1", reporting.load_uri

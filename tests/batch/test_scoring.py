@@ -158,6 +158,11 @@ def test_a_name_that_is_empty_is_no_folder(folder, tmp_path, monkeypatch):
             ask()
 
 
+def test_a_web_address_is_refused_as_a_target_before_anything_is_listed(tmp_path):
+    with pytest.raises(InvalidTargetError, match="cannot be written"):
+        score(str(tmp_path / "nowhere"), "https://127.0.0.1:1/scored")
+
+
 def test_the_pictures_of_another_column_are_another_source(tmp_path):
     source, target = tmp_path / "photos.parquet", str(tmp_path / "scored")
     parquet.write_table(pa.table({"image": [jpeg(1), jpeg(2)], "cropped": [jpeg(3), jpeg(4)]}), source)

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import threading
@@ -115,6 +116,29 @@ def test_a_parquet_without_the_column_names_those_it_has(tmp_path):
     assert open_source(str(path), column="photo").count == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([[jpeg(0)]], pa.list_(pa.binary())),
+        ([[("k", jpeg(0))]], pa.map_(pa.string(), pa.binary())),
+        ([{"data": jpeg(0)}], None),
+        ([{"bytes": [jpeg(0)]}], None),
+    ],
+)
+def test_a_parquet_column_that_only_holds_pictures_within_is_refused(tmp_path, values, kind):
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"image": pa.array(values, kind)}), path)
+    with pytest.raises(InvalidSourceError, match="expected binary, the pictures' bytes, or a struct"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("kind", [pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
+def test_every_kind_of_bytes_is_a_column_of_pictures(tmp_path, kind):
+    path = tmp_path / "photos.parquet"
+    parquet.write_table(pa.table({"image": pa.array([jpeg(0)], kind)}), path)
+    assert [one.load() for one in open_source(str(path)).again()] == [jpeg(0)]
+
+
 def test_a_damaged_parquet_is_refused_or_gives_unreadable_inputs(tmp_path):
     path = tmp_path / "photos.parquet"
     parquet.write_table(pa.table({"image": [jpeg(0), jpeg(1)]}), path, compression="zstd")
@@ -149,6 +173,8 @@ def test_manifests_name_pictures_relative_to_themselves(folder):
         ("empty.txt", b"", "holds no pictures"),
         ("bad.jsonl", b'{"path": "a.jpg"}\nnonsense\n', "line 2: no JSON"),
         ("bad2.jsonl", b'{"path": 3}\n', "expected a path or URL"),
+        ("half.jsonl", b'{"path": "\\ud800.jpg"}\n', r"line 1: 'path' is '\\ud800.jpg', expected a path or URL"),
+        ("deep.jsonl", b'{"path": ' + b"[" * 100_000, "line 1: no JSON"),
         ("bad.parquet", b"nonsense", "no Parquet file"),
         ("bad.tar", b"nonsense" * 200, "no uncompressed tar archive"),
         ("x.tar.gz", b"", "compressed archive"),
@@ -161,6 +187,58 @@ def test_sources_that_cannot_be_understood_are_refused(tmp_path, name, content, 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidSourceError, match=said):
         open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("damage", [b"x" * 600, b"x" * 100])
+def test_an_archive_that_is_damaged_within_does_not_end_there(tmp_path, damage):
+    path = tmp_path / "photos.tar"
+    tar_of(path, {f"{number}.jpg": b"x" * 1024 for number in range(3)})
+    whole, second = path.read_bytes(), 512 + 1024
+    path.write_bytes((whole[:second] + damage + whole[second + len(damage) :])[: second + max(len(damage), 512)])
+    with pytest.raises(InvalidSourceError, match=r"photos\.tar is broken \(no member and no end at byte 1536\)"):
+        open_source(str(path))
+    path.write_bytes(whole[:second])  # without an end, as it is while somebody still writes it
+    assert open_source(str(path)).count == 1
+
+
+def test_a_sparse_member_of_an_archive_is_no_picture(tmp_path):
+    with (tmp_path / "1.jpg").open("wb") as file:
+        file.write(jpeg(1))
+        file.truncate(2**20)
+    subprocess.run(["tar", "--sparse", "-cf", "photos.tar", "1.jpg"], cwd=tmp_path, check=True)
+    (one,) = open_source(f"{tmp_path}/photos.tar").again()
+    with pytest.raises(UnreadableInputError, match=r"#1\.jpg is a sparse file"):
+        one.load()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (one,) = open_source(str(tmp_path)).again()
+    with pytest.raises(UnreadableInputError, match=r"pipe\.jpg is a pipe or a device"):
+        one.load()
+
+
+def test_an_address_that_no_store_can_answer_is_a_bad_input(tmp_path):
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302 if self.path == "/circle.jpg" else 418)
+            self.send_header("Location", "/circle.jpg")
+            self.end_headers()
+
+        def log_message(self, *_): ...
+
+    served = ("/circle.jpg", "/teapot.jpg")
+    unserved = ("http://[broken", "http:///nowhere", "http://127.0.0.1:99999/x", "gopher://x/y")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{web.server_port}"
+        (tmp_path / "list.txt").write_text("".join(f"{here}{name}\n" for name in served) + "\n".join(unserved))
+        try:
+            for one in open_source(str(tmp_path / "list.txt")).again():
+                with pytest.raises(UnreadableInputError, match="check the address"):
+                    one.load()
+        finally:
+            web.shutdown()
 
 
 def test_only_a_source_that_may_still_come_is_worth_another_try(tmp_path):

@@ -4,6 +4,7 @@ import io
 import re
 import time
 
+import pytest
 from rich.console import Console
 
 from salf_batch import Progress
@@ -11,8 +12,8 @@ from salf_cli.score_progress import progress_on
 from salf_cli.stages import StageBars
 
 
-def console(*, terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=100)
+def console(*, terminal: bool, width: int = 100) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width)
 
 
 def run(bars: StageBars, steps: range, total: int) -> None:
@@ -87,3 +88,16 @@ def test_scoring_on_a_terminal_shows_a_bar_with_rate_and_errors():
             report(Progress("scoring", 1000, done, errors=3))
     assert "1000/1000" in shown.file.getvalue()
     assert "3 errors" in shown.file.getvalue()
+
+
+@pytest.mark.parametrize("columns", [45, 65, 80])
+def test_figures_of_a_million_inputs_are_whole_on_a_narrow_terminal(columns):
+    shown = console(terminal=True, width=columns)
+    with progress_on(shown) as report:
+        for done in (123_000, 123_200, 123_400, 123_456):
+            report(Progress("scoring", 1_000_000, done, errors=123))
+            time.sleep(0.11)
+    assert "123456/1000000" in shown.file.getvalue()
+    assert "123 errors" in shown.file.getvalue()
+    assert ("pictures/s" in shown.file.getvalue()) is (columns > 60)
+    assert ("━" in shown.file.getvalue()) is (columns > 76)

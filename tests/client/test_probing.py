@@ -41,6 +41,11 @@ def test_the_recorded_answer_is_right_again(server, known):
     assert 0 < result.latency_ms < 1e3 * result.seconds < 5e3
 
 
+def test_a_recorded_answer_may_have_any_name(server, known, tmp_path):
+    known.rename(tmp_path / "known.npz")
+    assert probe(server.address, tmp_path / "known.npz").outcome == "good"
+
+
 def test_another_answer_of_the_same_version_is_wrong(server, known):
     server.model.weights = server.model.weights * 1.1
     result = probe(server.address, known)
