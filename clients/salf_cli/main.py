@@ -1,5 +1,6 @@
 """Where the `salf` command starts."""
 
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -62,4 +63,6 @@ def _root(
 
 def main() -> None:
     """Run the command; exits the process."""
+    # Pillow's, of a picture that is refused a moment later.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     app()

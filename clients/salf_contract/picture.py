@@ -4,7 +4,6 @@ Steps: EXIF orientation, RGB, resize so that the crop covers the model's size, c
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +18,7 @@ _ORIENTATION = 0x0112  # EXIF tag; 1 means upright
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 #: Modes whose samples are wider than 8 bits; Pillow clips them on convert("RGB"), so they are scaled first.
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+_TOO_MANY_PIXELS = "the picture has too many pixels: {}; make it smaller first"
 
 
 class Preparation(BaseModel):
@@ -56,20 +56,28 @@ def decode_picture(data: bytes) -> Image.Image:
     if not data:
         raise PictureError("the picture is empty (0 bytes); pass the bytes of a JPEG, PNG or WebP file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            image.load()
+        image = Image.open(io.BytesIO(data))
+        _check_pixels(image)
+        image.load()
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
         raise PictureError(
             f"these {len(data)} bytes are no picture that can be read; pass a JPEG, PNG or WebP file"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"the picture has too many pixels: {error}; make it smaller first") from error
+        raise PictureError(_TOO_MANY_PIXELS.format(error)) from error
     # Pillow's decoders raise many kinds for broken files; all of them mean the same to the caller.
     except Exception as error:
         raise PictureError(f"the picture is broken or truncated: {error}") from error
     return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of: filters that make warnings errors belong to the whole process."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise PictureError(_TOO_MANY_PIXELS.format(f"{image.width} x {image.height}, more than {most}"))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

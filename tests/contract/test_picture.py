@@ -1,11 +1,13 @@
 import contextlib
 import io
+import itertools
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from salf_contract import PictureError, Preparation, array_to_picture, decode_picture, prepare, to_rgb
 
@@ -178,10 +180,12 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(cut, flips):
 
 def test_decompression_bombs_are_refused(monkeypatch):
     data = encoded(Image.new("1", (200, 100)))
-    for limit in (5_000, 15_000):  # an error beyond twice the limit, a warning beyond once
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(PictureError, match="too many pixels"):
-            decode_picture(data)
+    for limit, action in itertools.product((5_000, 15_000), ("ignore", "error")):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # an error beyond twice the limit, a warning beyond once
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            with pytest.raises(PictureError, match="too many pixels"):
+                decode_picture(data)
 
 
 def test_a_late_failure_of_a_lazy_picture_is_a_picture_error():
@@ -226,3 +230,15 @@ def test_the_callers_picture_stays_as_it_was():
     prepared = prepare(image, EXACT)
     prepared.pixels[:] = 0
     assert image == before
+
+
+def test_decoding_changes_no_filter_of_warnings_which_all_threads_share(monkeypatch):
+    load, before, seen = ImageFile.ImageFile.load, list(warnings.filters), []
+
+    def observed(image):
+        seen.append(list(warnings.filters))
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", observed)
+    decode_picture(encoded(Image.new("RGB", (4, 4)), "BMP"))
+    assert seen == [before]
