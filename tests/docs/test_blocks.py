@@ -37,7 +37,7 @@ NOT_RUN = {
     ("docs/deployment.md", "kubectl apply --filename deploy/kserve/serving-runtime.yaml", "needs a cluster"),
     ("README.md", "make demo", "builds environments"),
     ("README.md", "pip install '.[serve,plot]'", "installs packages"),
-    ("docs/service-developer.md", "pip install '.[plot]'", "installs packages"),
+    ("docs/service-developer.md", "pip install '.[serve,plot]'", "installs packages"),
     ("docs/service-developer.md", "salf serve --install model_repository", "serves until it is stopped"),
     ("docs/service-developer.md", "pip install fastapi python-multipart uvicorn", "serves until it is stopped"),
     (
