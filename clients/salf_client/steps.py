@@ -65,49 +65,43 @@ def paused(seconds: float) -> Steps[None]:
 def run(steps: Steps[T]) -> T:
     """Drive a call in this thread."""
     result: Any = None
-    error: BaseException | None = None
-    try:
-        while True:
-            try:
-                step = steps.send(result) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            result = error = None
-            try:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                else:
-                    result = step.call() if isinstance(step, Send) else _done(step)
-            # Whatever happens, the call hears of it: it may hold a place that it must give back.
-            except BaseException as raised:  # noqa: BLE001
-                error = raised
-    finally:
-        # Its traceback holds this frame: together they would wait, with the picture, for the garbage collector.
-        error = None
+    # Emptied as it is thrown: a frame that still held an error would, with the picture, wait for the garbage collector.
+    errors: list[BaseException] = []
+    while True:
+        try:
+            step = steps.throw(errors.pop()) if errors else steps.send(result)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        result = None
+        try:
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+            else:
+                result = step.call() if isinstance(step, Send) else _done(step)
+        # Whatever happens, the call hears of it: it may hold a place that it must give back.
+        except BaseException as raised:  # noqa: BLE001
+            errors.append(raised)
 
 
 async def run_async(steps: Steps[T]) -> T:
     """Drive a call in the running event loop."""
     result: Any = None
-    error: BaseException | None = None
-    try:
-        while True:
-            try:
-                step = steps.send(result) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            result = error = None
-            try:
-                if isinstance(step, Send):
-                    result = await step.call()
-                elif isinstance(step, Work):
-                    result = await _done_async(step)
-                else:
-                    await asyncio.sleep(step.seconds)
-            except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
-                error = raised
-    finally:
-        error = None  # as above
+    errors: list[BaseException] = []  # as above
+    while True:
+        try:
+            step = steps.throw(errors.pop()) if errors else steps.send(result)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        result = None
+        try:
+            if isinstance(step, Send):
+                result = await step.call()
+            elif isinstance(step, Work):
+                result = await _done_async(step)
+            else:
+                await asyncio.sleep(step.seconds)
+        except BaseException as raised:  # noqa: BLE001 - as above, and cancellation too
+            errors.append(raised)
 
 
 def _done(work: Work) -> Any:
